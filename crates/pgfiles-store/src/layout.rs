@@ -1,0 +1,138 @@
+//! How a large body is cut into rows: the manifest, its two levels, its arithmetic. Pure.
+//!
+//! A chunked body of `size` bytes has ⌈size / chunk⌉ entries of 16 bytes, in order: the id of the row that holds the
+//! chunk, or zeros for a hole. A row may be shorter than the chunk: the rest reads as zeros. With one level the entries
+//! are the `data` of the version's row; with two, that holds the ids of leaf rows with 256 entries each (a leaf of
+//! zeros is a hole of 256 chunks).
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::version::{Layout, VersionId};
+
+/// Bodies up to this size are inline in `data` (STORAGE §3c).
+pub const INLINE_BYTES_MAX: u64 = 256 << 10;
+/// Bytes per chunk of an ordinary file.
+pub const CHUNK_BYTES: u32 = 128 << 10;
+/// Bytes per chunk of a file that is written at random and synced often (a database).
+pub const SMALL_CHUNK_BYTES: u32 = 16 << 10;
+/// The largest chunk that a reader accepts.
+pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
+/// Entries of a leaf.
+pub const LEAF_ENTRIES: usize = 256;
+/// Above that many chunks a manifest has two levels.
+pub const ONE_LEVEL_ENTRIES_MAX: usize = 1_024;
+/// The largest file: entries stay below 2^31 with the smallest chunk.
+pub const FILE_BYTES_MAX: u64 = 8 << 40;
+
+/// Bytes of one entry.
+const ENTRY: usize = 16;
+
+/// The chunk size for a new body, from the file's name: databases and their journals get small ones.
+pub fn chunk_bytes_for(component: &str) -> u32 {
+    const SMALL: [&str; 8] = [".db", ".sqlite", ".sqlite3", ".db3", "-wal", "-journal", "-shm", ".mdb"];
+    if SMALL.iter().any(|end| component.ends_with(end)) { SMALL_CHUNK_BYTES } else { CHUNK_BYTES }
+}
+
+/// The entries of a chunked body: `None` is a hole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// Bytes per chunk.
+    pub chunk: u32,
+    /// One per chunk, in order.
+    pub entries: Vec<Option<VersionId>>,
+}
+
+impl Manifest {
+    /// A body of holes.
+    pub fn hole(chunk: u32, size: u64) -> Self {
+        Self { chunk, entries: vec![None; chunks(size, chunk)] }
+    }
+
+    /// How many levels the manifest is written with.
+    pub fn levels(&self) -> u8 {
+        if self.entries.len() > ONE_LEVEL_ENTRIES_MAX { 2 } else { 1 }
+    }
+
+    /// What `meta.layout` says of it.
+    pub fn layout(&self) -> Layout {
+        Layout { chunk: self.chunk, levels: self.levels() }
+    }
+
+    /// Grows with holes or shrinks to hold `size` bytes.
+    pub fn resize(&mut self, size: u64) {
+        self.entries.resize(chunks(size, self.chunk), None);
+    }
+}
+
+/// How many chunks hold `size` bytes.
+pub fn chunks(size: u64, chunk: u32) -> usize {
+    usize::try_from(size.div_ceil(u64::from(chunk))).unwrap_or(usize::MAX)
+}
+
+/// Entries as bytes.
+pub fn encode(entries: &[Option<VersionId>]) -> Bytes {
+    let mut out = Vec::with_capacity(entries.len() * ENTRY);
+    for entry in entries {
+        out.extend_from_slice(entry.map_or(Uuid::nil(), |id| id.0).as_bytes());
+    }
+    out.into()
+}
+
+/// Entries from bytes; `None` where the length is not a multiple of an entry's.
+pub fn decode(bytes: &[u8]) -> Option<Vec<Option<VersionId>>> {
+    let (entries, rest) = bytes.as_chunks::<ENTRY>();
+    let entry = |raw: &[u8; ENTRY]| Some(Uuid::from_bytes(*raw)).filter(|id| !id.is_nil()).map(VersionId);
+    rest.is_empty().then(|| entries.iter().map(entry).collect())
+}
+
+/// The etag of inline bytes: SHA-256 in hex.
+pub fn etag(data: &[u8]) -> String {
+    hex(&Sha256::digest(data))
+}
+
+/// The etag of a chunked body: SHA-256 of its size and all of its entries, then `-` and their number. Chunk rows never change, so equal
+/// etags mean equal bytes; equal bytes written twice may have two etags.
+pub fn manifest_etag(manifest: &Manifest, size: u64) -> String {
+    let mut hash = Sha256::new();
+    hash.update(size.to_be_bytes());
+    hash.update(encode(&manifest.entries));
+    format!("{}-{}", hex(&hash.finalize()), manifest.entries.len())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_and_chunks() {
+        assert_eq!(chunks(0, CHUNK_BYTES), 0);
+        assert_eq!(chunks(1, CHUNK_BYTES), 1);
+        assert_eq!(chunks(u64::from(CHUNK_BYTES), CHUNK_BYTES), 1);
+        assert_eq!(chunks(u64::from(CHUNK_BYTES) + 1, CHUNK_BYTES), 2);
+        assert_eq!(Manifest::hole(CHUNK_BYTES, 1 << 30).levels(), 2);
+    }
+
+    #[test]
+    fn etag_is_sha256() {
+        assert_eq!(etag(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+
+    proptest! {
+        #[test]
+        fn entries_survive(ids in proptest::collection::vec(proptest::option::of(1u128..), 0..40)) {
+            let entries: Vec<_> = ids.iter().map(|id| id.map(|id| VersionId(Uuid::from_u128(id)))).collect();
+            prop_assert_eq!(decode(&encode(&entries)), Some(entries));
+        }
+    }
+}

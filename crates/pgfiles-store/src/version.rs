@@ -1,0 +1,459 @@
+//! Versions: ids, numbers, and the fields of `meta` (docs/schema.md lists them all).
+//!
+//! Reading is total: a row that plain SQL wrote with absurd `meta` still parses; what cannot be believed is named in
+//! [`Meta::fault`] and makes that one file unreadable, nothing else. Unknown fields are carried along in
+//! [`Meta::other`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::key::Key;
+
+/// The `id` of a row: stands for one content for ever. Made by the client, so that a resent write is recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VersionId(pub Uuid);
+
+/// Number of a version within its key: 1, 2, 3 … without gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VersionNo(pub u64);
+
+/// Names the family of rows that may refer to each other's bytes. Random, so that it cannot be guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lineage(pub Uuid);
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+impl fmt::Display for VersionNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A moment in UTC with nanoseconds; written as RFC 3339.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01T00:00:00Z; negative before.
+    pub seconds: i64,
+    /// 0 to 999,999,999, always counted forward from `seconds`.
+    pub nanos: u32,
+}
+
+impl Timestamp {
+    /// From RFC 3339 text; `None` where it is not, or lies outside the years −9999 to 9999.
+    pub fn parse(text: &str) -> Option<Self> {
+        let at: jiff::Timestamp = text.parse().ok()?;
+        let nanos = at.as_nanosecond();
+        let seconds = i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?;
+        Some(Self { seconds, nanos: nanos.rem_euclid(1_000_000_000) as u32 })
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 with as many digits as needed; a moment outside jiff's range prints as the nearest inside.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i128::from(self.seconds) * 1_000_000_000 + i128::from(self.nanos);
+        let range = jiff::Timestamp::MIN.as_nanosecond()..=jiff::Timestamp::MAX.as_nanosecond();
+        let clamped = nanos.clamp(*range.start(), *range.end());
+        jiff::Timestamp::from_nanosecond(clamped).unwrap_or(jiff::Timestamp::UNIX_EPOCH).fmt(f)
+    }
+}
+
+/// What a row is, as `st_mode` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[allow(missing_docs)]
+pub enum Kind {
+    #[default]
+    File,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    Char,
+    Block,
+}
+
+impl Kind {
+    const NAMES: [(Kind, &'static str); 7] = [
+        (Kind::File, "file"),
+        (Kind::Dir, "dir"),
+        (Kind::Symlink, "symlink"),
+        (Kind::Fifo, "fifo"),
+        (Kind::Socket, "socket"),
+        (Kind::Char, "char"),
+        (Kind::Block, "block"),
+    ];
+
+    /// The word in `meta.kind`.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES.iter().find(|(kind, _)| *kind == self).map_or("file", |(_, name)| name)
+    }
+
+    /// The kind that a word in `meta.kind` names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, name)| *name == word).map(|(kind, _)| *kind)
+    }
+}
+
+/// How a body that is not inline is kept (`meta.layout`). `data` then holds the manifest: see [`crate::layout`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Layout {
+    /// Bytes per chunk; a power of two from 4 KiB to 4 MiB.
+    pub chunk: u32,
+    /// 1: the manifest lists chunks. 2: it lists leaf rows of 256 chunks each.
+    pub levels: u8,
+}
+
+impl Layout {
+    /// The one codec of this release.
+    pub const CODEC: &str = "chunks";
+
+    fn parse(value: &Value) -> Option<Self> {
+        let chunk = u32::try_from(value.get("chunk")?.as_u64()?).ok()?;
+        let levels = u8::try_from(value.get("levels")?.as_u64()?).ok()?;
+        let known = value.get("codec")?.as_str()? == Self::CODEC;
+        (known && chunk.is_power_of_two() && (4096..=4 << 20).contains(&chunk) && (1..=2).contains(&levels))
+            .then_some(Self { chunk, levels })
+    }
+
+    fn to_json(self) -> Value {
+        serde_json::json!({"codec": Self::CODEC, "chunk": self.chunk, "levels": self.levels, "sum": "sha256"})
+    }
+}
+
+/// The fields of `meta`, parsed. `None` means that the row does not say.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[allow(missing_docs)] // the fields are those of docs/schema.md, one for one
+pub struct Meta {
+    pub kind: Kind,
+    pub size: u64,
+    pub etag: Option<String>,
+    pub content_type: Option<String>,
+    pub created_at: Option<Timestamp>,
+    pub xid: Option<String>,
+    pub by: Option<Value>,
+    /// Permission bits only, 0 to 0o7777.
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mtime: Option<Timestamp>,
+    pub ctime: Option<Timestamp>,
+    pub atime: Option<Timestamp>,
+    /// Never 0.
+    pub ino: Option<u64>,
+    pub rev: u64,
+    pub deleted: bool,
+    /// A symlink's target as stored: [`crate::key::escape`]d.
+    pub target: Option<String>,
+    pub rdev: Option<u64>,
+    pub tags: BTreeMap<String, String>,
+    /// Names escaped as in keys; values are any bytes.
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+    pub from: Option<Value>,
+    pub to: Option<Value>,
+    pub restored_from: Option<Value>,
+    pub layout: Option<Layout>,
+    pub lineage: Option<Lineage>,
+    /// The row that holds this version's bytes, where it is not this one.
+    pub body: Option<VersionId>,
+    /// Fields that this release does not know, kept as they came.
+    pub other: Map<String, Value>,
+    /// Why the content cannot be served (EIO), where `meta` is absurd.
+    pub fault: Option<String>,
+}
+
+impl Meta {
+    /// Reads a row's `meta`. Never fails; `version` is left to [`Head`].
+    pub fn parse(value: Value) -> Self {
+        let mut meta = Self::default();
+        let Value::Object(fields) = value else {
+            meta.fault = Some("meta is not an object".into());
+            return meta;
+        };
+        for (name, value) in fields {
+            if !meta.take(&name, &value) {
+                meta.fault.get_or_insert_with(|| format!("meta.{name} is not what it must be: {value}"));
+            }
+        }
+        meta
+    }
+
+    /// Stores one field; false where its value is absurd.
+    fn take(&mut self, name: &str, value: &Value) -> bool {
+        fn put<T>(slot: &mut Option<T>, found: Option<T>) -> bool {
+            let believed = found.is_some();
+            *slot = found;
+            believed
+        }
+        let text = || value.as_str().map(str::to_owned);
+        let time = || value.as_str().and_then(Timestamp::parse);
+        let id = || value.as_u64().and_then(|n| u32::try_from(n).ok());
+        match name {
+            "version" => true,
+            "kind" => value.as_str().and_then(Kind::parse).map(|kind| self.kind = kind).is_some(),
+            "size" => value.as_u64().filter(|&n| n <= i64::MAX as u64).map(|n| self.size = n).is_some(),
+            "etag" => put(&mut self.etag, text()),
+            "content_type" => put(&mut self.content_type, text()),
+            "created_at" => put(&mut self.created_at, time()),
+            "xid" => put(&mut self.xid, text()),
+            "by" => put(&mut self.by, Some(value.clone())),
+            "mode" => put(&mut self.mode, value.as_str().and_then(|m| u32::from_str_radix(m, 8).ok()).filter(|&m| m <= 0o7777)),
+            "uid" => put(&mut self.uid, id()),
+            "gid" => put(&mut self.gid, id()),
+            "mtime" => put(&mut self.mtime, time()),
+            "ctime" => put(&mut self.ctime, time()),
+            "atime" => put(&mut self.atime, time()),
+            "ino" => put(&mut self.ino, value.as_str().and_then(|n| n.parse().ok()).filter(|&n| n != 0)),
+            "rev" => value.as_u64().map(|n| self.rev = n).is_some(),
+            "deleted" => value.as_bool().map(|dead| self.deleted = dead).is_some(),
+            "target" => put(&mut self.target, text()),
+            "rdev" => put(&mut self.rdev, value.as_u64()),
+            "tags" => value
+                .as_object()
+                .map(|tags| {
+                    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+                    self.tags = tags.iter().map(|(k, v)| (k.clone(), text(v))).collect();
+                })
+                .is_some(),
+            "xattrs" => value
+                .as_object()
+                .and_then(|all| all.iter().map(|(k, v)| Some((k.clone(), BASE64.decode(v.as_str()?).ok()?))).collect())
+                .map(|xattrs| self.xattrs = xattrs)
+                .is_some(),
+            "from" => put(&mut self.from, Some(value.clone())),
+            "to" => put(&mut self.to, Some(value.clone())),
+            "restored_from" => put(&mut self.restored_from, Some(value.clone())),
+            "layout" => put(&mut self.layout, Layout::parse(value)),
+            "lin" => put(&mut self.lineage, value.as_str().and_then(|id| id.parse().ok()).map(Lineage)),
+            "body" => put(&mut self.body, value.as_str().and_then(|id| id.parse().ok()).map(VersionId)),
+            _ => {
+                self.other.insert(name.to_owned(), value.clone());
+                true
+            }
+        }
+    }
+
+    /// The fields as JSON, those that are unset left out; without `version`.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut out = self.other.clone();
+        let mut set = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                out.insert(name.to_owned(), value);
+            }
+        };
+        let time = |at: Option<Timestamp>| at.map(|at| at.to_string().into());
+        set("kind", Some(self.kind.as_str().into()));
+        set("size", Some(self.size.into()));
+        set("etag", self.etag.clone().map(Value::from));
+        set("content_type", self.content_type.clone().map(Value::from));
+        set("created_at", time(self.created_at));
+        set("xid", self.xid.clone().map(Value::from));
+        set("by", self.by.clone());
+        set("mode", self.mode.map(|mode| format!("{mode:04o}").into()));
+        set("uid", self.uid.map(Value::from));
+        set("gid", self.gid.map(Value::from));
+        set("mtime", time(self.mtime));
+        set("ctime", time(self.ctime));
+        set("atime", time(self.atime));
+        set("ino", self.ino.map(|ino| ino.to_string().into()));
+        set("rev", (self.rev != 0).then(|| self.rev.into()));
+        set("deleted", self.deleted.then(|| true.into()));
+        set("target", self.target.clone().map(Value::from));
+        set("rdev", self.rdev.map(Value::from));
+        set(
+            "tags",
+            (!self.tags.is_empty()).then(|| self.tags.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect()),
+        );
+        set("xattrs", (!self.xattrs.is_empty()).then(|| xattrs_json(&self.xattrs)));
+        set("from", self.from.clone());
+        set("to", self.to.clone());
+        set("restored_from", self.restored_from.clone());
+        set("layout", self.layout.map(Layout::to_json));
+        set("lin", self.lineage.map(|lineage| lineage.0.to_string().into()));
+        set("body", self.body.map(|body| body.0.to_string().into()));
+        out
+    }
+
+    /// The fields that say what the bytes are, not whose they are: a new version takes none of them from its
+    /// predecessor; every other field of a live head, unknown ones included, is inherited.
+    pub const OF_CONTENT: [&str; 17] = [
+        "version",
+        "kind",
+        "size",
+        "etag",
+        "created_at",
+        "xid",
+        "by",
+        "mtime",
+        "deleted",
+        "target",
+        "rdev",
+        "from",
+        "to",
+        "restored_from",
+        "layout",
+        "lin",
+        "body",
+    ];
+}
+
+fn xattrs_json(xattrs: &BTreeMap<String, Vec<u8>>) -> Value {
+    xattrs.iter().map(|(name, value)| (name.clone(), Value::from(BASE64.encode(value)))).collect()
+}
+
+/// One version of a key as a row holds it; where it is the newest, the head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    /// The whole key.
+    pub key: Key,
+    /// The row.
+    pub id: VersionId,
+    /// Its number within the key; 0 for a row that some other tool wrote without one.
+    pub version: VersionNo,
+    /// Everything else.
+    pub meta: Meta,
+    /// The row's `data` (the body where it is inline and held here), if it was asked for and small enough.
+    pub data: Option<Bytes>,
+}
+
+impl Head {
+    /// A head that is not a tombstone.
+    pub fn is_live(&self) -> bool {
+        !self.meta.deleted
+    }
+}
+
+/// A patch of a head's attributes (SPEC §4: merged on the server, makes no new version). `None` leaves a field alone.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[allow(missing_docs)]
+pub struct AttrPatch {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mtime: Option<Timestamp>,
+    pub ctime: Option<Timestamp>,
+    pub atime: Option<Timestamp>,
+    pub content_type: Option<String>,
+    /// Tags to set; `None` as the value removes one.
+    pub tags: BTreeMap<String, Option<String>>,
+    /// Extended attributes to set; `None` as the value removes one. Names escaped as in keys.
+    pub xattrs: BTreeMap<String, Option<Vec<u8>>>,
+}
+
+impl AttrPatch {
+    /// Whether the patch changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds a later patch: its fields win.
+    pub fn merge(&mut self, later: AttrPatch) {
+        fn take<T>(slot: &mut Option<T>, later: Option<T>) {
+            if later.is_some() {
+                *slot = later;
+            }
+        }
+        take(&mut self.mode, later.mode);
+        take(&mut self.uid, later.uid);
+        take(&mut self.gid, later.gid);
+        take(&mut self.mtime, later.mtime);
+        take(&mut self.ctime, later.ctime);
+        take(&mut self.atime, later.atime);
+        take(&mut self.content_type, later.content_type);
+        self.tags.extend(later.tags);
+        self.xattrs.extend(later.xattrs);
+    }
+
+    /// Applies the patch to parsed fields, as the server does to the row; does not touch `rev`.
+    pub fn apply(&self, meta: &mut Meta) {
+        fn put<T: Clone>(slot: &mut Option<T>, value: &Option<T>) {
+            if value.is_some() {
+                slot.clone_from(value);
+            }
+        }
+        put(&mut meta.mode, &self.mode);
+        put(&mut meta.uid, &self.uid);
+        put(&mut meta.gid, &self.gid);
+        put(&mut meta.mtime, &self.mtime);
+        put(&mut meta.ctime, &self.ctime);
+        put(&mut meta.atime, &self.atime);
+        put(&mut meta.content_type, &self.content_type);
+        for (name, value) in &self.tags {
+            match value {
+                Some(value) => meta.tags.insert(name.clone(), value.clone()),
+                None => meta.tags.remove(name),
+            };
+        }
+        for (name, value) in &self.xattrs {
+            match value {
+                Some(value) => meta.xattrs.insert(name.clone(), value.clone()),
+                None => meta.xattrs.remove(name),
+            };
+        }
+    }
+
+    /// As JSON for the server: only the fields that change; in `tags` and `xattrs` null removes.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut out = Map::new();
+        let mut set = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                out.insert(name.to_owned(), value);
+            }
+        };
+        let time = |at: Option<Timestamp>| at.map(|at| at.to_string().into());
+        set("mode", self.mode.map(|mode| format!("{mode:04o}").into()));
+        set("uid", self.uid.map(Value::from));
+        set("gid", self.gid.map(Value::from));
+        set("mtime", time(self.mtime));
+        set("ctime", time(self.ctime));
+        set("atime", time(self.atime));
+        set("content_type", self.content_type.clone().map(Value::from));
+        let tags = || self.tags.iter().map(|(k, v)| (k.clone(), v.clone().map_or(Value::Null, Value::from))).collect();
+        set("tags", (!self.tags.is_empty()).then(tags));
+        let encode = |v: &Option<Vec<u8>>| v.as_ref().map_or(Value::Null, |v| BASE64.encode(v).into());
+        let xattrs = || self.xattrs.iter().map(|(k, v)| (k.clone(), encode(v))).collect();
+        set("xattrs", (!self.xattrs.is_empty()).then(xattrs));
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn times_keep_their_nanoseconds() {
+        for text in ["2026-11-23T06:15:00.123456789Z", "1969-12-31T23:59:59.9Z", "2026-01-01T00:00:00Z"] {
+            assert_eq!(Timestamp::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn absurd_meta_is_a_fault_of_that_row_only() {
+        for absurd in [r#"{"size":-1}"#, r#"{"layout":{"codec":"zip"}}"#, r#"{"mode":493}"#, r#"{"body":7}"#, "[]", "3"] {
+            assert!(Meta::parse(serde_json::from_str(absurd).unwrap()).fault.is_some(), "{absurd}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_survive() {
+        let value: Value = serde_json::from_str(r#"{"kind":"file","size":3,"colour":{"r":1}}"#).unwrap();
+        assert_eq!(Value::Object(Meta::parse(value.clone()).to_json()), value);
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_parses(text in r#"\{("(size|mode|ino|layout|tags|xattrs|mtime|rev)":(null|-?[0-9]{1,20}|"[a-z0-9]{0,9}"|\[\]|\{\}),?){0,3}\}"#) {
+            if let Ok(value) = serde_json::from_str(&text) { Meta::parse(value); }
+        }
+    }
+}
