@@ -10,6 +10,8 @@ pub mod body;
 pub mod error;
 pub mod key;
 pub mod layout;
+#[cfg(feature = "pg")]
+pub mod pg;
 pub mod store;
 pub mod version;
 
