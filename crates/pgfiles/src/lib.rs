@@ -1,0 +1,7 @@
+//! The binary as a library: parse, log, run, exit code; callable from tests.
+//!
+//! The only crate that sees all of pgfiles and wires it: configuration ([`config`]), commands ([`cli`]), daemons
+//! ([`daemon`], [`registry`], [`control`]) and what commands and daemons both carry out ([`service`]).
+
+pub mod config;
+pub mod exit;
