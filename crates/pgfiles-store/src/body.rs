@@ -31,6 +31,8 @@ pub enum Body {
         lineage: crate::version::Lineage,
         /// All entries.
         manifest: Arc<Manifest>,
+        /// The leaf rows of a manifest of two levels, in order; empty with one.
+        leaves: Arc<[Option<VersionId>]>,
         /// Length of the file.
         size: u64,
     },
@@ -64,8 +66,8 @@ impl Body {
         if meta.size > layout::FILE_BYTES_MAX {
             return Err(corrupt(head, "size over the limit"));
         }
-        let manifest = Self::manifest(store, head, layout, lineage, own).await?;
-        Ok(Self::Chunked { lineage, manifest: Arc::new(manifest), size: meta.size })
+        let (manifest, leaves) = Self::manifest(store, head, layout, lineage, own).await?;
+        Ok(Self::Chunked { lineage, manifest: Arc::new(manifest), leaves: leaves.into(), size: meta.size })
     }
 
     async fn manifest(
@@ -74,7 +76,7 @@ impl Body {
         layout: Layout,
         lineage: crate::version::Lineage,
         own: Option<Bytes>,
-    ) -> Result<Manifest> {
+    ) -> Result<(Manifest, Vec<Option<VersionId>>)> {
         let count = layout::chunks(head.meta.size, layout.chunk);
         let top_entries = if layout.levels == 2 { count.div_ceil(layout::LEAF_ENTRIES) } else { count };
         let root = match own {
@@ -87,7 +89,7 @@ impl Body {
         let top = layout::decode(&root).filter(|top| top.len() == top_entries);
         let top = top.ok_or_else(|| corrupt(head, "its manifest does not fit its size"))?;
         if layout.levels == 1 {
-            return Ok(Manifest { chunk: layout.chunk, entries: top });
+            return Ok((Manifest { chunk: layout.chunk, entries: top }, Vec::new()));
         }
         let len = (layout::LEAF_ENTRIES * 16) as u32;
         let parts: Vec<Part> = top.iter().flatten().map(|&id| Part { id, lineage: Some(lineage), offset: 0, len }).collect();
@@ -103,7 +105,7 @@ impl Body {
                 }
             }
         }
-        Ok(Manifest { chunk: layout.chunk, entries })
+        Ok((Manifest { chunk: layout.chunk, entries }, top))
     }
 
     /// Length of the file in bytes.

@@ -267,6 +267,13 @@ impl Prefix {
     }
 }
 
+/// The inode number of a directory (or file) whose row names none: the first 8 bytes of SHA-256 of its key with the
+/// trailing `/`, big endian, the top bit set. Numbers that are given out have that bit clear.
+pub fn implied_ino(place: &Prefix) -> u64 {
+    let hash = <sha2::Sha256 as sha2::Digest>::digest(place.0.as_bytes());
+    hash.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte)) | 1 << 63
+}
+
 macro_rules! text {
     ($($t:ty),*) => {$(
         impl fmt::Display for $t {

@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod body;
+pub mod clock;
 pub mod error;
 pub mod key;
 pub mod layout;

@@ -160,6 +160,19 @@ pub trait Store: Send + Sync + 'static {
     async fn usage(&self, prefix: &Prefix) -> Result<Usage>;
 }
 
+/// How long what is known of a path may still be trusted (SPEC §6, Freshness); the cache answers this. What a kernel may keep.
+pub trait Freshness: Send + Sync + 'static {
+    /// What remains of the time to live of the path (a key without trailing `/`), absence included; zero: ask again.
+    fn trusted_for(&self, path: &Key) -> std::time::Duration;
+}
+
+/// The same trust in every path, for a store without a cache.
+impl Freshness for std::time::Duration {
+    fn trusted_for(&self, _path: &Key) -> std::time::Duration {
+        *self
+    }
+}
+
 /// Which server, which of its lives, and how much of its log is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Position {
