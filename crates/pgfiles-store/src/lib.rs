@@ -10,6 +10,7 @@ pub mod body;
 pub mod clock;
 pub mod error;
 pub mod key;
+pub mod layer;
 pub mod layout;
 #[cfg(feature = "pg")]
 pub mod pg;
