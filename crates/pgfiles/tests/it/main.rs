@@ -1,0 +1,3 @@
+//! Integration tests of the program, in one binary.
+
+mod local;
