@@ -4,5 +4,8 @@
 //! ([`daemon`], [`registry`], [`control`]) and what commands and daemons both carry out ([`service`]).
 
 pub mod config;
+pub mod control;
 pub mod exit;
 pub mod local;
+pub mod registry;
+pub mod service;
