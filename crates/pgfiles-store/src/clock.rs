@@ -17,9 +17,13 @@ pub trait Clock: Send + Sync + 'static {
     /// 128 random bits.
     fn random(&self) -> u128;
 
-    /// A fresh id for a row.
+    /// A fresh id for a row: a uuid of version 7, which rises with time, so that rows written together lie together in
+    /// the primary key (STORAGE §5: 45 % less WAL).
     fn version_id(&self) -> VersionId {
-        VersionId(uuid::Builder::from_random_bytes(self.random().to_be_bytes()).into_uuid())
+        let now = self.now();
+        let millis = u64::try_from(now.seconds).unwrap_or(0).saturating_mul(1000) + u64::from(now.nanos / 1_000_000);
+        let [random @ .., _, _, _, _, _, _] = self.random().to_be_bytes();
+        VersionId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
     /// A fresh lineage.

@@ -12,6 +12,8 @@ pub mod error;
 pub mod key;
 pub mod layer;
 pub mod layout;
+pub mod list;
+pub mod mem;
 #[cfg(feature = "pg")]
 pub mod pg;
 pub mod store;
