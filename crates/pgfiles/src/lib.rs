@@ -9,3 +9,5 @@ pub mod exit;
 pub mod local;
 pub mod registry;
 pub mod service;
+pub mod shell_hook;
+pub mod where_;

@@ -82,7 +82,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, want) in [("0", 0), ("1GB", 1_000_000_000), ("1GiB", 1 << 30), ("512 mb", 512_000_000), ("1.5kB", 1_500), ("7", 7)] {
+        for (text, want) in
+            [("0", 0), ("1GB", 1_000_000_000), ("1GiB", 1 << 30), ("512 mb", 512_000_000), ("1.5kB", 1_500), ("7", 7)]
+        {
             assert_eq!(bytes(text), Some(want), "{text}");
         }
         for bad in ["lots", "", "-1", "1XB", "GB", "99999999999999TB", "1e9", "1.2.3GB"] {
@@ -92,7 +94,9 @@ mod tests {
 
     #[test]
     fn spans() {
-        for (text, want) in [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("0", 0), ("1.5s", 1_500), ("7", 7_000)] {
+        for (text, want) in
+            [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("0", 0), ("1.5s", 1_500), ("7", 7_000)]
+        {
             assert_eq!(span(text), Some(Duration::from_millis(want)), "{text}");
         }
         for bad in ["soon", "", "-1s", "1w", "s", "9999999999999h"] {

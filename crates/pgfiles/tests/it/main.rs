@@ -1,3 +1,4 @@
 //! Integration tests of the program, in one binary.
 
 mod local;
+mod shell_hook;
