@@ -1,0 +1,403 @@
+//! One connection: which server, with or without TLS, which password, and what answers there.
+//!
+//! No session state is ever set and no statement named, so that any connection is as good as another and a pooler in
+//! transaction mode may stand in between. A first connection is not retried here: the retry layer tells
+//! [`Kind::Unavailable`] from what no repetition will heal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio_postgres::config::{ChannelBinding as PgChannelBinding, SslMode as PgSslMode};
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+use super::dsn::{ChannelBinding, Dsn, Endpoint, Host, Password, SslMode, Target};
+use super::passfile::{self, Found};
+use super::sqlstate::{self, Place};
+use super::{sql, tls};
+use crate::error::{Kind, Result, StoreError};
+
+/// The oldest server that pgfiles runs on, as `server_version_num` has it.
+pub const SERVER_VERSION_MIN: i32 = 140_000;
+/// What this release can read: a schema with a greater `min_reader` is refused.
+pub const READER: i64 = 1;
+/// What this release can write: under a greater `min_writer` it only reads.
+pub const WRITER: i64 = 1;
+
+/// After how long without an answer the kernel gives a TCP connection up.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What must be there for a connection to be of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A server that can carry pgfiles: for `init` and `doctor`.
+    Server,
+    /// The table and functions of a schema that this release understands as well.
+    Schema,
+}
+
+/// What answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hello {
+    /// As `server_version_num`: 170004.
+    pub version: i32,
+    /// A standby.
+    pub in_recovery: bool,
+    /// Transactions start read-only.
+    pub read_only: bool,
+    /// The schema's version; 0 where it was not asked for.
+    pub schema: i64,
+    /// The least [`WRITER`] that may write.
+    pub min_writer: i64,
+}
+
+/// An open connection. Dropping it closes the socket, whatever is under way.
+#[derive(Debug)]
+pub struct Connection {
+    /// The session.
+    pub client: Client,
+    /// What answered.
+    pub hello: Hello,
+    pub(super) place: Place,
+    /// Cancels what is running there.
+    pub(super) canceller: Canceller,
+    task: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // An idle session says goodbye by itself; one in mid-request must not keep its socket.
+        if self.canceller.armed {
+            self.task.abort();
+        }
+    }
+}
+
+/// Asks the server to stop what a connection is doing, over a connection of its own.
+pub(super) struct Canceller {
+    token: tokio_postgres::CancelToken,
+    dsn: Arc<Dsn>,
+    encrypted: bool,
+    /// A request is under way.
+    pub(super) armed: bool,
+}
+
+impl std::fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Canceller").field("armed", &self.armed).finish_non_exhaustive()
+    }
+}
+
+impl Canceller {
+    /// Sends the request in the background, within 5 s or not at all.
+    pub(super) fn fire(&self) {
+        let (token, dsn, encrypted) = (self.token.clone(), self.dsn.clone(), self.encrypted);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let cancel = async {
+                match encrypted.then(|| tls::connector(&dsn)) {
+                    Some(Ok(tls)) => token.cancel_query(tls).await.is_ok(),
+                    Some(Err(_)) => false,
+                    None => token.cancel_query(NoTls).await.is_ok(),
+                }
+            };
+            let sent = tokio::time::timeout(Duration::from_secs(5), cancel).await;
+            tracing::debug!(sent = matches!(sent, Ok(true)), "cancelled a request that nobody waits for");
+        });
+    }
+}
+
+/// Makes connections from a DSN.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    dsn: Arc<Dsn>,
+    application_name: String,
+}
+
+impl Connector {
+    /// `application_name` is used where the DSN names none.
+    pub fn new(dsn: Dsn, application_name: &str) -> Self {
+        let application_name = dsn.application_name.clone().unwrap_or_else(|| application_name.to_owned());
+        Self { dsn: Arc::new(dsn), application_name }
+    }
+
+    /// What it connects to.
+    pub fn dsn(&self) -> &Dsn {
+        &self.dsn
+    }
+
+    /// Connects to the first server that will do, each within the DSN's `connect_timeout`.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] where another try may succeed; [`Kind::Unauthorized`], [`Kind::NotInitialised`],
+    /// [`Kind::Unsupported`], [`Kind::Invalid`] where not. With several servers, the first error that is permanent, else the last.
+    pub async fn open(&self, need: Need) -> Result<Connection> {
+        let mut errors: Vec<StoreError> = Vec::new();
+        // For prefer-standby a second round takes whatever there is.
+        let rounds: &[Target] = match self.dsn.target {
+            Target::PreferStandby => &[Target::Standby, Target::Any],
+            Target::Any => &[Target::Any],
+            Target::ReadWrite => &[Target::ReadWrite],
+            Target::ReadOnly => &[Target::ReadOnly],
+            Target::Primary => &[Target::Primary],
+            Target::Standby => &[Target::Standby],
+        };
+        for &target in rounds {
+            for end in &self.dsn.hosts {
+                match self.one_in_time(end, need, target).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        let permanent = errors.iter().position(|error| !error.is_retryable());
+        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let chosen = permanent.unwrap_or(errors.len().saturating_sub(1));
+        let Some(chosen) = errors.into_iter().nth(chosen) else {
+            return Err(StoreError::new(Kind::Invalid, "the DSN names no server"));
+        };
+        if all.len() == 1 { Err(chosen) } else { Err(StoreError::new(chosen.kind(), all.join("; ")).with_source(chosen)) }
+    }
+
+    async fn one_in_time(&self, end: &Endpoint, need: Need, target: Target) -> Result<Connection> {
+        let Some(limit) = self.dsn.connect_timeout else { return self.one(end, need, target).await };
+        match tokio::time::timeout(limit, self.one(end, need, target)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let message = format!("cannot reach Postgres at {end}: no answer within {} s", limit.as_secs());
+                Err(StoreError::new(Kind::Unavailable, message))
+            }
+        }
+    }
+
+    async fn one(&self, end: &Endpoint, need: Need, target: Target) -> Result<Connection> {
+        let (password, exposed) = self.password(end);
+        let explain = |error| sqlstate::connect(error, &self.dsn, end, password.is_some(), exposed);
+        let config = |mode| self.config(end, mode, password.as_ref());
+        let socket = matches!(end.host, Host::Unix(_));
+        let opened = match self.dsn.sslmode {
+            _ if socket => self.plain(&config(PgSslMode::Disable), end).await,
+            SslMode::Disable => self.plain(&config(PgSslMode::Disable), end).await,
+            SslMode::Allow => match self.plain(&config(PgSslMode::Disable), end).await {
+                Err(error) if refused(&error) => self.encrypted(&config(PgSslMode::Require), end).await?,
+                result => result,
+            },
+            SslMode::Prefer => match self.encrypted(&config(PgSslMode::Prefer), end).await? {
+                Err(error) if refused(&error) || sqlstate::is_tls(&error) => {
+                    self.plain(&config(PgSslMode::Disable), end).await.map_err(|_| error)
+                }
+                result => result,
+            },
+            _ => self.encrypted(&config(PgSslMode::Require), end).await?,
+        };
+        let mut connection = opened.map_err(explain)?;
+        connection.hello = greet(&connection, need).await?;
+        suits(&connection, target)?;
+        Ok(connection)
+    }
+
+    async fn plain(&self, config: &Config, end: &Endpoint) -> std::result::Result<Connection, tokio_postgres::Error> {
+        let (client, driver) = config.connect(NoTls).await?;
+        Ok(self.keep(client, driver, end, false))
+    }
+
+    /// The outer error: the files of the DSN cannot be used.
+    async fn encrypted(&self, config: &Config, end: &Endpoint) -> Result<std::result::Result<Connection, tokio_postgres::Error>> {
+        let tls = tls::connector(&self.dsn)?;
+        Ok(config.connect(tls).await.map(|(client, driver)| self.keep(client, driver, end, true)))
+    }
+
+    /// Lets the connection run in a task of its own.
+    fn keep<D>(&self, client: Client, driver: D, end: &Endpoint, encrypted: bool) -> Connection
+    where
+        D: Future<Output = std::result::Result<(), tokio_postgres::Error>> + Send + 'static,
+    {
+        let task = tokio::spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
+        let canceller = Canceller { token: client.cancel_token(), dsn: self.dsn.clone(), encrypted, armed: false };
+        Connection { client, hello: Hello::default(), place: Place::of(&self.dsn, end), canceller, task: task.abort_handle() }
+    }
+
+    fn config(&self, end: &Endpoint, mode: PgSslMode, password: Option<&Password>) -> Config {
+        let mut config = Config::new();
+        config.user(&self.dsn.user).dbname(&self.dsn.dbname).port(end.port).ssl_mode(mode);
+        config.application_name(&self.application_name);
+        match &end.host {
+            Host::Tcp(name) => config.host(name),
+            Host::Unix(dir) => config.host_path(dir),
+        };
+        if let Some(password) = password {
+            config.password(password.reveal());
+        }
+        if let Some(options) = &self.dsn.options {
+            config.options(options);
+        }
+        if let Some(limit) = self.dsn.connect_timeout {
+            config.connect_timeout(limit);
+        }
+        config.channel_binding(match self.dsn.channel_binding {
+            ChannelBinding::Disable => PgChannelBinding::Disable,
+            ChannelBinding::Prefer => PgChannelBinding::Prefer,
+            ChannelBinding::Require => PgChannelBinding::Require,
+        });
+        config.keepalives_idle(self.dsn.keepalives_idle).keepalives_interval(Duration::from_secs(10)).keepalives_retries(3);
+        config.tcp_user_timeout(TCP_USER_TIMEOUT);
+        config
+    }
+
+    /// The password for one server, and whether the password file was passed over.
+    fn password(&self, end: &Endpoint) -> (Option<Password>, bool) {
+        if let Some(password) = &self.dsn.password {
+            return (Some(password.clone()), false);
+        }
+        let Some(file) = &self.dsn.passfile else { return (None, false) };
+        match passfile::look_up(file, end, &self.dsn.dbname, &self.dsn.user) {
+            Found::Password(password) => (Some(password), false),
+            Found::Nothing => (None, false),
+            Found::Exposed => {
+                tracing::warn!("password file {} is passed over because others may read it: chmod 600", file.display());
+                (None, true)
+            }
+        }
+    }
+}
+
+/// Whether the server's access rules refused this kind of connection, so that the other kind may do. A wrong password
+/// (28P01) is not sent twice.
+fn refused(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code() == "28000")
+}
+
+/// Asks who is there. One round trip where all is well.
+async fn greet(connection: &Connection, need: Need) -> Result<Hello> {
+    let ask = async |text: &str| connection.client.query_typed(text, &[]).await;
+    let text = if need == Need::Schema { sql::HELLO_SCHEMA } else { sql::HELLO };
+    let error = match ask(text).await {
+        Ok(rows) => return rows.first().map_or_else(|| Err(strange(connection)), |row| judge(row, need, &connection.place)),
+        Err(error) => error,
+    };
+    // Something is missing there: find out what, for the sentence.
+    if let Ok(rows) = ask("SELECT version()").await
+        && let Some(version) = rows.first().and_then(|row| row.try_get::<_, String>(0).ok())
+        && let Some(name) = foreign(&version)
+    {
+        return Err(unsupported(&connection.place, name));
+    }
+    if let Ok(rows) = ask(sql::HELLO).await
+        && let Some(row) = rows.first()
+    {
+        judge(row, Need::Server, &connection.place)?;
+    }
+    let error = sqlstate::request(error, &connection.place, "connecting");
+    if error.kind() != Kind::NotInitialised {
+        return Err(error);
+    }
+    let Place { server, dbname, .. } = &connection.place;
+    let there = ask("SELECT to_regclass('pgfiles') IS NOT NULL, current_schemas(false)::text").await;
+    let facts = there.ok().and_then(|rows| Some((rows.first()?.try_get(0).ok()?, rows.first()?.try_get(1).ok()?)));
+    let message = match facts {
+        Some((true, _)) => format!("the table pgfiles in database {dbname} on {server} lacks its functions: run `pgfiles init`"),
+        facts => {
+            let path = facts.map_or_else(String::new, |(_, path): (bool, String)| format!(" (search_path {path})"));
+            format!("the database {dbname} on {server} has no pgfiles table{path}: run `pgfiles init`")
+        }
+    };
+    Err(StoreError::new(Kind::NotInitialised, message).with_source(error))
+}
+
+/// Reads the answer to [`sql::HELLO`] or [`sql::HELLO_SCHEMA`].
+fn judge(row: &Row, need: Need, place: &Place) -> Result<Hello> {
+    let broken = |error: tokio_postgres::Error| sqlstate::request(error, place, "connecting");
+    let product: String = row.try_get("product").map_err(broken)?;
+    if let Some(name) = foreign(&product) {
+        return Err(unsupported(place, name));
+    }
+    let encoding: String = row.try_get("encoding").map_err(broken)?;
+    if encoding != "UTF8" {
+        let message = format!(
+            "the database {} on {} has encoding {encoding}, but names of files need UTF8: create one with ENCODING 'UTF8'",
+            place.dbname, place.server
+        );
+        return Err(StoreError::new(Kind::Unsupported, message));
+    }
+    let mut hello = Hello {
+        version: row.try_get("version").map_err(broken)?,
+        in_recovery: row.try_get("in_recovery").map_err(broken)?,
+        read_only: row.try_get("read_only").map_err(broken)?,
+        ..Hello::default()
+    };
+    if hello.version < SERVER_VERSION_MIN {
+        let (server, major) = (&place.server, hello.version / 10_000);
+        return Err(StoreError::new(Kind::Unsupported, format!("{server} is Postgres {major}: pgfiles needs 14 or newer")));
+    }
+    if need == Need::Schema {
+        let schema: serde_json::Value = row.try_get("schema").map_err(broken)?;
+        let field = |name: &str| schema.get(name).and_then(serde_json::Value::as_i64).unwrap_or(i64::MAX);
+        let min_reader = field("min_reader");
+        if min_reader > READER {
+            let message = format!(
+                "the pgfiles schema in database {} on {} asks for a newer pgfiles (reader {min_reader}, this one is {READER}): upgrade it",
+                place.dbname, place.server
+            );
+            return Err(StoreError::new(Kind::Unsupported, message));
+        }
+        (hello.schema, hello.min_writer) = (field("version"), field("min_writer"));
+    }
+    Ok(hello)
+}
+
+/// The engine's name, where it speaks the protocol of Postgres but cannot carry pgfiles (STORAGE §9).
+fn foreign(product: &str) -> Option<&'static str> {
+    const ENGINES: [(&str, &str); 5] = [
+        ("CockroachDB", "CockroachDB"),
+        ("Redshift", "Amazon Redshift"),
+        ("Greenplum", "Greenplum"),
+        ("Materialize", "Materialize"),
+        ("QuestDB", "QuestDB"),
+    ];
+    ENGINES.iter().find(|(mark, _)| product.contains(mark)).map(|(_, name)| *name)
+}
+
+fn unsupported(place: &Place, engine: &str) -> StoreError {
+    let message = format!(
+        "{} is {engine}, which lacks what pgfiles relies on (PL/pgSQL, advisory locks, text_pattern_ops): use Postgres 14 or newer",
+        place.server
+    );
+    StoreError::new(Kind::Unsupported, message)
+}
+
+fn strange(connection: &Connection) -> StoreError {
+    StoreError::new(Kind::Unsupported, format!("{} does not answer as Postgres does", connection.place.server))
+}
+
+/// Whether the server is of the kind that `target_session_attrs` asks for.
+fn suits(connection: &Connection, target: Target) -> Result<()> {
+    let Hello { in_recovery, read_only, .. } = connection.hello;
+    let fits = match target {
+        Target::Any | Target::PreferStandby => true,
+        Target::ReadWrite => !in_recovery && !read_only,
+        Target::ReadOnly => in_recovery || read_only,
+        Target::Primary => !in_recovery,
+        Target::Standby => in_recovery,
+    };
+    if fits {
+        return Ok(());
+    }
+    let message = format!("{} will not do for target_session_attrs={}", connection.place.server, target.as_str());
+    Err(StoreError::new(Kind::Unavailable, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_that_cannot_carry_pgfiles() {
+        assert_eq!(foreign("CockroachDB CCL v24.1.0 (x86_64-pc-linux-gnu)"), Some("CockroachDB"));
+        assert_eq!(foreign("PostgreSQL 15.12-YB-2025.2.0.0-b0 on x86_64-pc-linux-gnu"), None);
+        assert_eq!(foreign("PostgreSQL 17.4 on x86_64-pc-linux-gnu"), None);
+    }
+}
