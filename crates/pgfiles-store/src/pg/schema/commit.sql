@@ -1,0 +1,115 @@
+-- The one write path.
+
+-- Carries out operations in order, all or nothing (one statement, one transaction). ops, and what they answer: DESIGN in
+-- docs/schema.md. bodies[i] are the bytes that op.body = i names. opts: by, sync, again, life.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_commit(ops jsonb, bodies bytea[], opts jsonb) RETURNS jsonb LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
+DECLARE
+  op jsonb; n int; kind text; k text; dir text; last_dir text; last_revives bool; revives bool; body bytea; made jsonb;
+  made_all jsonb[] := '{}'; again bool := coalesce((opts->>'again')::bool, false); notices text[] := '{}'; heard bool;
+  srv jsonb := jsonb_build_object('created_at', @schema@.pgfiles_now(), 'xid', pg_current_xact_id()::text, 'by', opts->'by');
+  life text := opts->>'life';
+BEGIN
+  IF life IS NOT NULL AND life <> extract(epoch FROM pg_postmaster_start_time())::text THEN
+    RAISE EXCEPTION 'the server was restarted since earlier commits' USING ERRCODE = 'PF005';
+  END IF;
+  IF (opts->>'sync')::bool THEN
+    IF current_setting('synchronous_commit') = 'off' THEN PERFORM set_config('synchronous_commit', 'local', true); END IF;
+  ELSE
+    PERFORM set_config('synchronous_commit', 'off', true);
+  END IF;
+  IF again THEN
+    made := @schema@.pgfiles_applied(ops);
+    IF made IS NOT NULL THEN RETURN made; END IF;
+  END IF;
+  heard := EXISTS (SELECT FROM @schema@.pgfiles_heard());
+  FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
+    op := ops->n;
+    kind := op->>'op';
+    CASE kind
+    WHEN 'put' THEN
+      k := op->>'key';
+      dir := @schema@.pgfiles_parent(k);
+      IF dir IS DISTINCT FROM last_dir THEN
+        last_revives := @schema@.pgfiles_revives(k);
+        last_dir := dir;
+      END IF;
+      IF left(k, 1) = '/' OR k = '' THEN
+        PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be a file: such keys are reserved', to_json(k)));
+      END IF;
+      body := CASE WHEN jsonb_typeof(op->'body') = 'number' THEN bodies[(op->>'body')::int] END;
+      made := @schema@.pgfiles_put((op->>'id')::uuid, k, op->'meta', coalesce(op->'defaults', '{}'), body,
+        CASE WHEN jsonb_typeof(op->'expect') = 'object' THEN op->'expect' END, (op->>'extends')::uuid,
+        CASE WHEN jsonb_typeof(op->'drops') = 'array' AND op->'drops' <> '[]'
+             THEN ARRAY(SELECT d::uuid FROM jsonb_array_elements_text(op->'drops') d) END, last_revives, srv, n);
+      -- A marker that comes to life changes what the next name in it needs.
+      IF right(k, 1) = '/' THEN last_dir := NULL; END IF;
+    WHEN 'body' THEN
+      made := @schema@.pgfiles_put_body(op, bodies[(op->>'body')::int], n);
+    WHEN 'setattr' THEN
+      made := @schema@.pgfiles_setattr(op->>'key', op->'patch', CASE WHEN jsonb_typeof(op->'expect') = 'object' THEN op->'expect' END,
+        op->'explicit', again, srv, n);
+    WHEN 'delete' THEN
+      made := @schema@.pgfiles_remove((op->>'id')::uuid, op->>'key',
+        CASE WHEN jsonb_typeof(op->'expect') = 'object' THEN op->'expect' END, srv, n);
+    WHEN 'rmdir' THEN
+      made := @schema@.pgfiles_remove_dir((op->>'id')::uuid, op->>'dir', coalesce((op->>'recursive')::bool, false), srv, n);
+    WHEN 'rename' THEN
+      made := @schema@.pgfiles_rename(op, srv, n);
+    WHEN 'renamedir' THEN
+      made := @schema@.pgfiles_rename_dir(op, srv, n);
+    WHEN 'copy' THEN
+      made := @schema@.pgfiles_copy(op, srv, n);
+    WHEN 'restore' THEN
+      made := @schema@.pgfiles_restore(op, srv, n);
+    WHEN 'restoredir' THEN
+      made := @schema@.pgfiles_restore_dir(op, srv, n);
+    ELSE
+      PERFORM @schema@.pgfiles_fail('PF004', n, format('unknown operation %s', op->'op'));
+    END CASE;
+    IF kind NOT IN ('put', 'body') THEN last_dir := NULL; END IF;
+    IF heard AND kind <> 'body' THEN
+      FOREACH k IN ARRAY ARRAY[op->>'key', op->>'dir', op->>'from', op->>'to'] LOOP
+        dir := @schema@.pgfiles_parent(k);
+        IF NOT dir = ANY (notices) THEN notices := notices || dir; END IF;
+      END LOOP;
+    END IF;
+    made_all[n + 1] := made;
+  END LOOP;
+  IF heard THEN PERFORM @schema@.pgfiles_notify(notices); END IF;
+  RETURN to_jsonb(made_all);
+END $$;
+
+-- Whether a batch sent again was applied: the row that the first of its operations leaves is there. Then what its
+-- operations answered, as far as can be told now; else NULL.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_applied(ops jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE op jsonb; found_at int; r record; made_all jsonb[] := '{}'; made jsonb; n int;
+BEGIN
+  FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
+    op := ops->n;
+    CONTINUE WHEN NOT op ? 'id';
+    EXIT WHEN EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = (op->>'id')::uuid)
+      OR op->>'op' = 'rename' AND EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = op->>'to' AND p.meta->>'op' = op->>'id');
+    RETURN NULL;
+  END LOOP;
+  IF NOT op ? 'id' THEN RETURN NULL; END IF;
+  FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
+    op := ops->n;
+    made := '{}';
+    IF op->>'op' IN ('body', 'rmdir', 'renamedir', 'restoredir') THEN
+      made := jsonb_build_object('id', op->'id', 'files', 0);
+    ELSE
+      -- Where the row itself went on (extended, moved), the head of its key is the nearest thing to say.
+      SELECT p.id, p.key, p.meta INTO r FROM @schema@.pgfiles p
+        WHERE p.id = (op->>'id')::uuid AND op->>'op' <> 'rename';
+      IF NOT FOUND THEN
+        SELECT p.id, p.key, p.meta INTO r FROM @schema@.pgfiles p WHERE p.key = coalesce(op->>'to', op->>'key')
+          ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+      END IF;
+      made := jsonb_build_object('id', r.id, 'key', r.key, 'meta', r.meta, 'moved',
+        op->>'op' = 'rename' AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = (op->>'id')::uuid));
+    END IF;
+    made_all[n + 1] := made;
+  END LOOP;
+  RETURN to_jsonb(made_all);
+END $$;

@@ -1,0 +1,53 @@
+-- Pure helpers: keys, times, manifests. Inlined or immutable; they read no table.
+
+-- The directory that holds a key: everything up to and with the last '/' that ends a parent; '' at the top.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_parent(k text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE strpos(reverse(rtrim(k, '/')), '/') WHEN 0 THEN ''
+         ELSE left(rtrim(k, '/'), length(rtrim(k, '/')) - strpos(reverse(rtrim(k, '/')), '/') + 1) END
+$$;
+
+-- The end (excluded) of the range of keys below a prefix. '/' is 0x2F and '0' is 0x30: exact in byte order.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_hi(p text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE p WHEN '' THEN U&'\+10FFFF' ELSE left(p, -1) || '0' END
+$$;
+
+-- The server's clock as meta has it: RFC 3339, UTC, microseconds.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_now() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+$$;
+
+-- A time of meta; NULL where it is absurd (a row may hold anything), so that one row never fails a query over many.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_time(t text) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT CASE WHEN t ~ '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z$'
+         THEN t::timestamptz END
+$$;
+
+-- meta.size as a number; 0 where it is absurd.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_size(m jsonb) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE WHEN m->>'size' ~ '^[0-9]{1,18}$' THEN (m->>'size')::bigint ELSE 0 END
+$$;
+
+-- The inode number of an implied directory: a hash of its key with the top bit set (SPEC §3). The key ends in '/'.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_implied_ino(dir text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT (9223372036854775808::numeric
+          + (('x' || encode(substr(sha256(convert_to(dir, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint & 9223372036854775807))::text
+$$;
+
+-- A new inode number: 63 random bits, not 0.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_new_ino() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT greatest(1, ('x' || left(replace(gen_random_uuid()::text, '-', ''), 12)
+    || right(replace(gen_random_uuid()::text, '-', ''), 4))::bit(64)::bigint & 9223372036854775807)::text
+$$;
+
+-- The entries of a manifest, holes left out.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_entries(manifest bytea) RETURNS SETOF uuid LANGUAGE sql IMMUTABLE AS $$
+  SELECT e FROM (
+    SELECT encode(substring(d FROM i * 16 + 1 FOR 16), 'hex')::uuid AS e
+    FROM (SELECT manifest || ''::bytea AS d OFFSET 0) flat, generate_series(0, octet_length(manifest) / 16 - 1) i) all_entries
+  WHERE e <> '00000000-0000-0000-0000-000000000000'
+$$;
+
+-- What the fields of content are: a new version takes none of them from its predecessor (Meta::OF_CONTENT, and our own marks).
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_attributes(m jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT m - '{version,kind,size,etag,created_at,xid,by,mtime,deleted,target,rdev,from,to,restored_from,layout,lin,body,revive,op}'::text[]
+$$;

@@ -1,0 +1,176 @@
+-- The write path, operation by operation: one function each, called by pgfiles_commit (commit.sql) in order. `srv` is what
+-- the server says of every row of a batch: {"created_at","xid","by"}; `n` the operation's index, for errors; results are
+-- {"id","key","meta","files","moved"}.
+
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_fail(code text, n int, message text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message, DETAIL = json_build_object('op', n)::text;
+END $$;
+
+-- Whether a precondition holds. `id` and `meta` are of the newest row of the key, NULL where there is none.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_expect(expect jsonb, k text, id uuid, meta jsonb, n int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE live bool := id IS NOT NULL AND NOT meta @> '{"deleted":true}';
+BEGIN
+  IF jsonb_typeof(expect) <> 'object' THEN RETURN; END IF;
+  IF expect ? 'absent' THEN
+    IF live OR EXISTS (SELECT FROM @schema@.pgfiles_stat(ARRAY[rtrim(k, '/')], 0)) THEN
+      PERFORM @schema@.pgfiles_fail('PF002', n, to_json(k) || ' exists');
+    END IF;
+  ELSIF expect ? 'version' THEN
+    IF NOT live OR (meta->>'version')::bigint IS DISTINCT FROM (expect->>'version')::bigint THEN
+      PERFORM @schema@.pgfiles_fail('PF002', n, format('%s is not at version %s but %s', to_json(k), expect->>'version',
+        CASE WHEN live THEN 'at ' || coalesce(meta->>'version', 'none') ELSE 'not there' END));
+    END IF;
+  ELSIF expect ? 'etag' THEN
+    IF NOT live OR meta->>'etag' IS DISTINCT FROM expect->>'etag' THEN
+      PERFORM @schema@.pgfiles_fail('PF002', n, format('%s has not the etag %s but %s', to_json(k), expect->>'etag',
+        CASE WHEN live THEN coalesce(meta->>'etag', 'none') ELSE 'is not there' END));
+    END IF;
+  ELSIF expect ? 'head' THEN
+    IF id IS DISTINCT FROM (expect->>'head')::uuid THEN
+      PERFORM @schema@.pgfiles_fail('PF002', n, format('the newest version of %s is another than %s', to_json(k), expect->>'head'));
+    END IF;
+  ELSE
+    PERFORM @schema@.pgfiles_fail('PF004', n, 'unknown precondition ' || expect);
+  END IF;
+END $$;
+
+-- The bodies that a chunked row refers to must be there when it commits: the lineage is locked against purges (shared), and
+-- the rows that the manifest names are counted (of two levels, the leaves).
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_check_bodies(k text, meta jsonb, manifest bytea, n int) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off AS $$
+DECLARE missing bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(hashtextextended(meta->>'lin', 7103));
+  IF NOT meta ? 'layout' OR manifest IS NULL THEN RETURN; END IF;
+  SELECT count(*) INTO missing FROM @schema@.pgfiles_entries(manifest) e
+    WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles b WHERE b.id = e AND b.meta->>'lin' = meta->>'lin');
+  IF missing > 0 THEN
+    PERFORM @schema@.pgfiles_fail('PF004', n, format('body rows are gone: %s of %s', missing, to_json(k)));
+  END IF;
+END $$;
+
+-- A new version, or a version in progress extended.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_put(new_id uuid, k text, set_meta jsonb, defaults jsonb, body bytea, expect jsonb,
+  extends uuid, drops uuid[], revives bool, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE h record; made jsonb; lost int := 0; in_place bool;
+BEGIN
+  IF set_meta ? 'lin' THEN PERFORM @schema@.pgfiles_check_bodies(k, set_meta, body, n); END IF;
+  LOOP
+    -- KEY SHARE: a change of attributes that is under way is waited for, so that the new version inherits it; and the next
+    -- one waits for us and goes to the new version.
+    SELECT p.id, p.meta, NOT p.meta @> '{"deleted":true}' AS live INTO h FROM @schema@.pgfiles p WHERE p.key = k
+      ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1 FOR KEY SHARE;
+    IF h.id = new_id THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', h.meta); END IF;
+    IF expect IS NOT NULL THEN PERFORM @schema@.pgfiles_expect(expect, k, h.id, h.meta, n); END IF;
+    in_place := h.id = extends AND h.live AND NOT row_security_active('@schema@.pgfiles'::regclass)
+      AND NOT (h.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = extends));
+    made := CASE WHEN h.live THEN defaults || @schema@.pgfiles_attributes(h.meta) || set_meta ELSE defaults || set_meta END || srv;
+    IF revives THEN made := made || '{"revive":true}'; END IF;
+    IF NOT made ? 'kind' THEN
+      made := made || CASE WHEN right(k, 1) = '/' THEN '{"kind":"dir"}'::jsonb ELSE '{"kind":"file"}' END;
+    END IF;
+    IF in_place THEN
+      made := made || jsonb_build_object('version', h.meta->'version')
+        || CASE WHEN h.meta ?| '{from,restored_from,op}' THEN jsonb_strip_nulls(jsonb_build_object(
+          'from', h.meta->'from', 'restored_from', h.meta->'restored_from', 'op', h.meta->'op')) ELSE '{}' END;
+      UPDATE @schema@.pgfiles p SET id = new_id, meta = made, data = body WHERE p.id = extends AND p.key = k;
+      IF FOUND THEN
+        IF cardinality(drops) > 0 THEN PERFORM @schema@.pgfiles_drop_bodies(h.meta->>'lin', drops, new_id); END IF;
+        RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made);
+      END IF;
+    ELSE
+      made := made || jsonb_build_object('version', coalesce((h.meta->>'version')::bigint, 0) + 1);
+      INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES (new_id, k, made, body) ON CONFLICT DO NOTHING;
+      IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made); END IF;
+      SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = k;
+      IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made); END IF;
+      IF EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = new_id) THEN
+        PERFORM @schema@.pgfiles_fail('PF004', n, format('the id %s for %s is taken by another key', new_id, to_json(k)));
+      END IF;
+    END IF;
+    -- A lost race. From the second on stand in a queue, so that everybody's turn comes.
+    lost := lost + 1;
+    IF lost > 1 THEN PERFORM pg_advisory_xact_lock(hashtextextended(k, 7102)); END IF;
+  END LOOP;
+END $$;
+
+-- Removes body rows of a lineage that only a version just replaced used. Where other versions share the lineage, those that
+-- they use stay.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_drop_bodies(lineage text, drops uuid[], replaced_by uuid) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off AS $$
+BEGIN
+  IF EXISTS (SELECT FROM @schema@.pgfiles v WHERE v.meta ? 'lin' AND (v.meta->>'lin')::uuid = lineage::uuid AND v.key ~>=~ '0') THEN
+    drops := (SELECT array_agg(d) FROM unnest(drops) d WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles_used(lineage) u WHERE u = d));
+  END IF;
+  DELETE FROM @schema@.pgfiles b WHERE b.id = ANY (drops) AND b.meta->>'lin' = lineage AND left(b.key, 1) = '/';
+END $$;
+
+-- The body rows that versions of a lineage use: chunks and leaves.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_used(lineage text) RETURNS SETOF uuid LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+BEGIN
+  RETURN QUERY
+    WITH versions AS MATERIALIZED (
+      SELECT v.data, v.meta #>> '{layout,levels}' AS levels FROM @schema@.pgfiles v
+      WHERE v.meta ? 'lin' AND (v.meta->>'lin')::uuid = lineage::uuid AND v.meta ? 'layout' AND left(v.key, 1) <> '/'),
+    top AS MATERIALIZED (SELECT DISTINCT e, levels FROM versions, @schema@.pgfiles_entries(versions.data) e)
+    SELECT e FROM top
+    UNION
+    SELECT c FROM top JOIN @schema@.pgfiles leaf ON leaf.id = top.e AND leaf.meta->>'lin' = lineage, @schema@.pgfiles_entries(leaf.data) c
+    WHERE top.levels = '2';
+END $$;
+
+-- A body row. Its key lies under '/'.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_put_body(op jsonb, body bytea, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  IF left(op->>'key', 1) IS DISTINCT FROM '/' THEN
+    PERFORM @schema@.pgfiles_fail('PF004', n, format('%s is not the key of a body row', op->'key'));
+  END IF;
+  INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'id')::uuid, op->>'key',
+    jsonb_build_object('version', 1, 'lin', op->'lin', 'mount', op->'mount', 'sum', op->'sum'), body) ON CONFLICT DO NOTHING;
+  RETURN jsonb_build_object('id', op->'id', 'key', op->'key');
+END $$;
+
+-- Attributes, merged into whichever row is head now.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_setattr(k text, patch jsonb, expect jsonb, explicit jsonb, again bool, srv jsonb, n int)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE h record; made jsonb; newest uuid; field text; merged jsonb;
+BEGIN
+  PERFORM @schema@.pgfiles_revives(k); -- for its lock: a directory that is being renamed moves its rows as it read them
+  LOOP
+    SELECT p.id, p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = k
+      ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1 FOR UPDATE;
+    IF FOUND THEN
+      -- A newer version may have come while we waited for the lock.
+      SELECT p.id INTO newest FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+      CONTINUE WHEN newest IS DISTINCT FROM h.id;
+    END IF;
+    EXIT;
+  END LOOP;
+  IF expect IS NOT NULL THEN PERFORM @schema@.pgfiles_expect(expect, k, h.id, h.meta, n); END IF;
+  IF h.id IS NULL OR h.meta @> '{"deleted":true}' THEN
+    IF jsonb_typeof(explicit) = 'object' AND @schema@.pgfiles_dir_alive(k) THEN
+      made := @schema@.pgfiles_patched(explicit->'meta', patch) - 'rev';
+      RETURN @schema@.pgfiles_put((explicit->>'id')::uuid, k, made, '{}', NULL, NULL, NULL, NULL,
+        @schema@.pgfiles_revives(k), srv, n);
+    END IF;
+    PERFORM @schema@.pgfiles_fail('PF001', n, to_json(k) || ' does not exist');
+  END IF;
+  made := @schema@.pgfiles_patched(h.meta, patch);
+  IF again AND made - 'rev' = h.meta - 'rev' THEN made := h.meta;
+  ELSE UPDATE @schema@.pgfiles p SET meta = made WHERE p.id = h.id;
+  END IF;
+  RETURN jsonb_build_object('id', h.id, 'key', k, 'meta', made);
+END $$;
+
+-- meta with a patch merged in: fields replace, tags and xattrs merge by name (null removes), rev counts.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_patched(meta jsonb, patch jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE made jsonb := meta || (patch - '{tags,xattrs}'::text[]); field text; merged jsonb;
+BEGIN
+  FOREACH field IN ARRAY '{tags,xattrs}'::text[] LOOP
+    CONTINUE WHEN NOT patch ? field;
+    merged := jsonb_strip_nulls(CASE jsonb_typeof(meta->field) WHEN 'object' THEN meta->field ELSE '{}' END || (patch->field));
+    made := CASE merged WHEN '{}' THEN made - field ELSE made || jsonb_build_object(field, merged) END;
+  END LOOP;
+  RETURN made || jsonb_build_object('rev', CASE WHEN meta->>'rev' ~ '^[0-9]{1,15}$' THEN (meta->>'rev')::bigint ELSE 0 END + 1);
+END $$;

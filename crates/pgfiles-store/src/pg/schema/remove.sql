@@ -1,0 +1,109 @@
+-- Delete and RemoveDir: tombstones, and the rule that a directory stays when its last name leaves.
+
+-- Makes an implied directory explicit, so that it stays. Nothing where it has a live marker, or at the top.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_keep_dir(dir text, srv jsonb, n int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE dead bool;
+BEGIN
+  IF dir = '' THEN RETURN; END IF;
+  SELECT p.meta @> '{"deleted":true}' INTO dead FROM @schema@.pgfiles p WHERE p.key = dir
+    ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+  IF FOUND AND NOT dead THEN RETURN; END IF;
+  PERFORM @schema@.pgfiles_put(gen_random_uuid(), dir, '{"kind":"dir","size":0}', '{}', NULL, NULL, NULL, NULL,
+    @schema@.pgfiles_revives(dir), srv, n);
+END $$;
+
+-- Writes the tombstone of a key whose newest row is known. NULL: a race was lost.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_bury(new_id uuid, k text, head jsonb, link jsonb, srv jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE made jsonb;
+BEGIN
+  made := jsonb_strip_nulls(jsonb_build_object('version', coalesce((head->>'version')::bigint, 0) + 1, 'deleted', true,
+    'kind', coalesce(head->>'kind', CASE WHEN right(k, 1) = '/' THEN 'dir' ELSE 'file' END), 'ino', head->'ino', 'to', link)) || srv;
+  INSERT INTO @schema@.pgfiles(id, key, meta) VALUES (new_id, k, made) ON CONFLICT DO NOTHING;
+  RETURN CASE WHEN FOUND THEN made END;
+END $$;
+
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove(new_id uuid, k text, expect jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE h record; made jsonb;
+BEGIN
+  PERFORM @schema@.pgfiles_revives(k); -- for its lock
+  LOOP
+    SELECT p.id, p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = k
+      ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+    IF h.id = new_id THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', h.meta); END IF;
+    IF expect IS NOT NULL THEN PERFORM @schema@.pgfiles_expect(expect, k, h.id, h.meta, n); END IF;
+    IF h.id IS NULL OR h.meta @> '{"deleted":true}' THEN
+      PERFORM @schema@.pgfiles_fail('PF001', n, to_json(k) || ' does not exist');
+    END IF;
+    made := @schema@.pgfiles_bury(new_id, k, h.meta, NULL, srv);
+    EXIT WHEN made IS NOT NULL;
+  END LOOP;
+  PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(k), srv, n);
+  RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made);
+END $$;
+
+-- All directories at and below `dir` that hold a live key, or are live markers: what must be locked before a whole tree
+-- goes, and what gets a tombstone.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_dirs_below(dir text) RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$
+DECLARE r record; d text; before text; last text := '';
+BEGIN
+  RETURN NEXT dir;
+  FOR r IN SELECT t.key FROM @schema@.pgfiles_tree(dir, dir, 2147483647) t LOOP
+    d := CASE WHEN right(r.key, 1) = '/' THEN r.key ELSE @schema@.pgfiles_parent(r.key) END;
+    CONTINUE WHEN d = last;
+    before := last; last := d;
+    -- Keys come in order: what lies above the directory before has been named with it.
+    WHILE length(d) > length(dir) AND NOT starts_with(before, d) LOOP
+      RETURN NEXT d;
+      d := @schema@.pgfiles_parent(d);
+    END LOOP;
+  END LOOP;
+END $$;
+
+-- Locks directories exclusively, in the order of their buckets; with `deep`, all below as well, until no more appear.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_lock_dirs(dirs text[], deep bool) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE held int[] := '{}'; wanted int[];
+BEGIN
+  LOOP
+    wanted := (SELECT array_agg(DISTINCT hashtext(b) & 1023) FROM
+      (SELECT unnest(dirs) AS b UNION ALL SELECT x FROM unnest(dirs) d, @schema@.pgfiles_dirs_below(d) x WHERE deep) all_dirs);
+    EXIT WHEN wanted <@ held;
+    PERFORM pg_advisory_xact_lock(7101, b) FROM (SELECT b FROM unnest(wanted) b ORDER BY b) sorted;
+    held := held || wanted;
+    EXIT WHEN NOT deep;
+  END LOOP;
+END $$;
+
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove_dir(new_id uuid, dir text, recursive bool, srv jsonb, n int) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE h record; gone bigint := 0; made jsonb; below text[];
+BEGIN
+  SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = dir;
+  IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', dir, 'files', 0); END IF;
+  PERFORM @schema@.pgfiles_revives(dir); -- for its lock on the parent
+  PERFORM @schema@.pgfiles_lock_dirs(ARRAY[dir], recursive);
+  IF dir = '' OR NOT @schema@.pgfiles_dir_alive(dir) THEN
+    PERFORM @schema@.pgfiles_fail('PF001', n, to_json(dir) || ' does not exist');
+  END IF;
+  IF recursive THEN
+    below := ARRAY(SELECT DISTINCT d FROM @schema@.pgfiles_dirs_below(dir) d WHERE d <> dir);
+    -- Implied directories get a tombstone too: a listing above must not have to look below them.
+    WITH heads AS MATERIALIZED (SELECT t.key, t.meta FROM @schema@.pgfiles_tree(dir, dir, 2147483647) t),
+    implied AS (SELECT d AS key, (SELECT p.meta FROM @schema@.pgfiles p WHERE p.key = d
+        ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) AS meta
+      FROM unnest(below) d WHERE NOT EXISTS (SELECT FROM heads WHERE heads.key = d)),
+    buried AS (INSERT INTO @schema@.pgfiles(id, key, meta)
+      SELECT gen_random_uuid(), a.key, jsonb_strip_nulls(jsonb_build_object('version', coalesce((a.meta->>'version')::bigint, 0) + 1,
+        'deleted', true, 'kind', coalesce(a.meta->>'kind', CASE WHEN right(a.key, 1) = '/' THEN 'dir' ELSE 'file' END),
+        'ino', a.meta->'ino')) || srv
+      FROM (SELECT * FROM heads UNION ALL SELECT * FROM implied) a RETURNING key)
+    SELECT count(*) INTO gone FROM buried WHERE right(key, 1) <> '/';
+  ELSIF EXISTS (SELECT FROM @schema@.pgfiles_dir(dir, NULL, 1, 0)) THEN
+    PERFORM @schema@.pgfiles_fail('PF003', n, to_json(dir) || ' is not empty');
+  END IF;
+  LOOP
+    SELECT p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = dir ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+    EXIT WHEN @schema@.pgfiles_bury(new_id, dir, h.meta, NULL, srv) IS NOT NULL;
+  END LOOP;
+  PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(dir), srv, n);
+  RETURN jsonb_build_object('id', new_id, 'key', dir, 'files', gone);
+END $$;

@@ -1,0 +1,90 @@
+-- Rename of a file: the row that holds the bytes moves, with its id; its old place keeps a version that refers to it, and a
+-- tombstone.
+
+-- Bodies up to this many bytes are copied into the history row: they lie in the heap tuple anyway.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_small() RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 2000';
+
+-- Whether a temporary name leaves nothing behind (SPEC §4): the only row of its key, written by that mount a moment ago.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_is_young(k text, id uuid, meta jsonb, young jsonb) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0
+    AND meta #>> '{by,mount}' = young->>'mount'
+    AND @schema@.pgfiles_time(meta->>'created_at') >= clock_timestamp() - make_interval(secs => (young->>'seconds')::bigint)
+    AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k AND p.id <> pgfiles_is_young.id);
+END $$;
+
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename(op jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  src text := op->>'from'; dst text := op->>'to'; h record; t record; newest uuid; made jsonb; history jsonb; moves bool;
+  revives bool; by_ref bool; lin jsonb; new_id uuid := (op->>'id')::uuid; fenced bool;
+BEGIN
+  IF right(src, 1) = '/' OR right(dst, 1) = '/' OR left(src, 1) = '/' OR left(dst, 1) = '/' OR src = dst THEN
+    PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be renamed to %s', to_json(src), to_json(dst)));
+  END IF;
+  PERFORM @schema@.pgfiles_revives(src); -- for its lock
+  revives := @schema@.pgfiles_revives(dst);
+  -- A resent rename: its tombstone is there, or the row says that it moved by it.
+  SELECT p.id, p.meta INTO t FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+  IF t.meta->>'op' = new_id::text THEN
+    RETURN jsonb_build_object('id', t.id, 'key', dst, 'meta', t.meta,
+      'moved', NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = new_id));
+  ELSIF EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = src) THEN
+    RETURN jsonb_build_object('id', t.id, 'key', dst, 'meta', t.meta, 'moved', false);
+  END IF;
+  LOOP
+    SELECT p.id, p.meta, p.data INTO h FROM @schema@.pgfiles p WHERE p.key = src
+      ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1 FOR UPDATE;
+    EXIT WHEN NOT FOUND;
+    SELECT p.id INTO newest FROM @schema@.pgfiles p WHERE p.key = src ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+    EXIT WHEN newest = h.id;
+  END LOOP;
+  IF jsonb_typeof(op->'expect_from') = 'object' THEN
+    PERFORM @schema@.pgfiles_expect(op->'expect_from', src, h.id, h.meta, n);
+  END IF;
+  IF h.id IS NULL OR h.meta @> '{"deleted":true}' THEN
+    PERFORM @schema@.pgfiles_fail('PF001', n, to_json(src) || ' does not exist');
+  END IF;
+  moves := @schema@.pgfiles_is_young(src, h.id, h.meta, op->'young');
+  fenced := @schema@.pgfiles_fenced(src, dst);
+  <<race>> LOOP
+  SELECT p.id, p.meta INTO t FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+  IF jsonb_typeof(op->'expect_to') = 'object' THEN
+    PERFORM @schema@.pgfiles_expect(op->'expect_to', dst, t.id, t.meta, n);
+  END IF;
+  by_ref := NOT moves AND NOT fenced AND NOT h.meta ?| '{layout,body}' AND octet_length(h.data) > @schema@.pgfiles_small();
+  lin := CASE WHEN by_ref AND NOT h.meta ? 'lin' THEN to_jsonb(gen_random_uuid()) ELSE h.meta->'lin' END;
+  made := (h.meta - '{from,to,restored_from,revive,op}'::text[])
+    || jsonb_build_object('version', coalesce((t.meta->>'version')::bigint, 0) + 1, 'op', new_id) || srv
+    || CASE WHEN lin IS NULL THEN '{}' ELSE jsonb_build_object('lin', lin) END
+    || CASE WHEN jsonb_typeof(op->'ctime') = 'string' THEN jsonb_build_object('ctime', op->'ctime') ELSE '{}' END
+    || CASE WHEN revives THEN '{"revive":true}'::jsonb ELSE '{}' END
+    || CASE WHEN moves THEN '{}' ELSE jsonb_build_object('from', jsonb_build_object('key', src, 'version', h.meta->'version')) END;
+  IF fenced OR row_security_active('@schema@.pgfiles'::regclass) THEN
+    RETURN @schema@.pgfiles_rename_by_copy(op, h.id, h.meta, made, fenced, srv, n);
+  END IF;
+  BEGIN
+    UPDATE @schema@.pgfiles p SET key = dst, meta = made WHERE p.id = h.id;
+    EXIT race;
+  EXCEPTION WHEN unique_violation THEN
+    -- Somebody wrote the target at this instant: queue, and take the number after theirs.
+    PERFORM pg_advisory_xact_lock(hashtextextended(dst, 7102));
+  END;
+  END LOOP;
+  IF NOT moves THEN
+    INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'history')::uuid, src,
+      (h.meta - 'revive') || CASE WHEN lin IS NULL THEN '{}' ELSE jsonb_build_object('lin', lin) END
+      || CASE WHEN by_ref THEN jsonb_build_object('body', h.id) ELSE '{}' END, CASE WHEN by_ref THEN NULL ELSE h.data END);
+    PERFORM @schema@.pgfiles_bury(new_id, src, h.meta, jsonb_build_object('key', dst, 'version', made->'version'), srv);
+  END IF;
+  PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n);
+  RETURN jsonb_build_object('id', h.id, 'key', dst, 'meta', made, 'moved', moves);
+END $$;
+
+-- For a role that may not change rows, and across a granted prefix: a new row with the bytes, and a tombstone.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename_by_copy(op jsonb, source uuid, old jsonb, made jsonb, fenced bool, srv jsonb, n int)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE src text := op->>'from'; dst text := op->>'to'; copy_id uuid := gen_random_uuid(); body bytea; part jsonb;
+BEGIN
+  part := @schema@.pgfiles_body_for(source, old, dst, true, fenced, srv, body);
+  RETURN NULL;
+END $$;
