@@ -11,6 +11,7 @@ mod dsn_text;
 mod passfile;
 mod pool;
 mod row;
+pub mod schema;
 mod sql;
 pub mod sqlstate;
 mod tls;
