@@ -1,0 +1,40 @@
+# The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
+
+.PHONY: demo test check fmt test-unit test-pg test-mount test-versions doc deny
+
+demo:            ## set up, build, and show the main job on a private Postgres
+	scripts/demo
+
+test:            ## all that CI runs
+	scripts/test
+
+check:           ## before each commit: format, lints, the crates alone, docs, and (where installed) cargo deny
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo check -p pgfiles-vfs -p pgfiles-store
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check; fi
+
+fmt:
+	cargo fmt --all
+
+test-unit:       ## what needs neither a server nor a mount
+	cargo test --workspace --lib --bins
+
+test-pg:         ## the store on a real Postgres
+	cargo test -p pgfiles-store --features pg
+
+test-mount:      ## the program with real mounts (needs /dev/fuse)
+	cargo test -p pgfiles-fuse -p pgfiles
+
+test-versions:   ## the store on every Postgres installed in /usr/lib/postgresql, or named: make test-versions PG_BINS="/a/bin /b/bin"
+	for bin in $(or $(PG_BINS),$(wildcard /usr/lib/postgresql/*/bin)); do \
+		echo "== $$($$bin/postgres --version)"; \
+		PGFILES_TEST_PG_BIN=$$bin cargo test -p pgfiles-store --features pg || exit 1; \
+	done
+
+doc:
+	cargo doc --workspace --no-deps
+
+deny:
+	cargo deny check
