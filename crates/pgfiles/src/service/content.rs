@@ -46,10 +46,7 @@ pub fn put(content: Content, mount: &Arc<str>, clock: &dyn Clock) -> Vec<Op> {
     let defaults = Meta { ino: Some(clock.ino()), ..Meta::default() };
     ops.push(Op::Put(Put {
         id: clock.version_id(),
-        meta: pgfiles_store::batch::fields(
-            &meta,
-            &["kind", "size", "etag", "content_type", "mtime", "ctime", "layout", "lin"],
-        ),
+        meta: pgfiles_store::batch::fields(&meta, &["kind", "size", "etag", "content_type", "mtime", "ctime", "layout", "lin"]),
         defaults: pgfiles_store::batch::fields(&defaults, &["ino"]),
         key,
         data: Some(body),

@@ -56,7 +56,8 @@ async fn directory(service: &Service, target: &Target, dir: &Prefix, to: &str) -
         }
         (_, Some(at)) => at,
         _ => {
-            let why = "a directory is restored to a number as `pgfiles version` prints it, or to a time such as 2026-01-31T12:00:00Z";
+            let why =
+                "a directory is restored to a number as `pgfiles version` prints it, or to a time such as 2026-01-31T12:00:00Z";
             return Err(Failure::usage(format!("{shown}: {to:?}: {why}")));
         }
     };

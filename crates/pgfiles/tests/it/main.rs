@@ -2,3 +2,4 @@
 
 mod local;
 mod shell_hook;
+mod where_;
