@@ -69,3 +69,8 @@ pub struct DiskStats {
     /// Why nothing is written at the moment.
     pub error: Option<String>,
 }
+
+/// Hits of all; 0 where nothing was asked.
+pub(super) fn rate(hits: u64, misses: u64) -> f64 {
+    if hits == 0 { 0.0 } else { hits as f64 / (hits + misses) as f64 }
+}

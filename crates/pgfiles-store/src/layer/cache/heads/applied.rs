@@ -1,0 +1,166 @@
+//! What an own commit does to what is known: it is visible at once, and nothing that it made untrue stays.
+
+use tokio::time::Instant;
+
+use crate::batch::{Op, Outcome, Precondition};
+use crate::key::Key;
+use crate::store::{Dir, Entry};
+use crate::version::Head;
+
+use super::{Heads, Known, Listing, Name, bare, split};
+
+impl Heads {
+    /// The operations were committed with these outcomes; the answer is as old as `begun`, the moment before the commit
+    /// was sent.
+    pub fn applied(&self, begun: Instant, ops: &[Op], outcomes: &[Outcome]) {
+        let mut known = self.lock();
+        for (index, op) in ops.iter().enumerate() {
+            known.stamp += 1;
+            known.tick += 1;
+            known.apply(begun, op, outcomes.get(index).and_then(|outcome| outcome.head.as_ref()));
+        }
+        self.bound(&mut known);
+    }
+
+    /// The operations may or may not have been carried out: forgets all that they touch.
+    pub fn doubt(&self, ops: &[Op]) {
+        let mut known = self.lock();
+        known.stamp += 1;
+        for key in ops.iter().flat_map(touched) {
+            known.forget(&key.as_file());
+            if key.is_marker() {
+                known.forget_tree(key.as_str());
+            }
+            known.forget_absent_parents(&key);
+        }
+    }
+
+    /// Replaces a predicted head by what the server made of it, if nothing newer is known.
+    pub fn correct(&self, head: &Head) {
+        let mut known = self.lock();
+        let path = head.key.as_file();
+        let (dir, name) = split(&path);
+        let Some(slot) = known.dirs.get_mut(dir).and_then(|listing| listing.names.get_mut(name)) else { return };
+        let (Some(Entry::File(row)) | Some(Entry::Dir(Dir { marker: Some(row), .. }))) = &mut slot.entry else { return };
+        if row.id == head.id {
+            *row = Head { data: None, ..head.clone() };
+        }
+    }
+}
+
+/// The keys that an operation may change; one that ends in `/` stands for all below.
+pub(crate) fn touched(op: &Op) -> Vec<Key> {
+    match op {
+        Op::Put(op) => vec![op.key.as_file()],
+        Op::Body(_) => vec![],
+        Op::SetAttr(op) => vec![op.key.as_file()],
+        Op::Delete(op) => vec![op.key.clone()],
+        Op::RemoveDir(op) => op.dir.marker().into_iter().collect(),
+        Op::Rename(op) => vec![op.from.clone(), op.to.clone()],
+        Op::RenameDir(op) => op.from.marker().into_iter().chain(op.to.marker()).collect(),
+        Op::Copy(op) => vec![op.to.clone()],
+        Op::Restore(op) => vec![op.key.clone()],
+        Op::RestoreDir(op) => op.dir.marker().into_iter().collect(),
+    }
+}
+
+impl Known {
+    fn apply(&mut self, begun: Instant, op: &Op, head: Option<&Head>) {
+        match op {
+            Op::Body(_) => {}
+            Op::Put(put) if put.key.is_marker() => self.made_dir(begun, &put.key, head, put.expect == Precondition::Absent),
+            Op::Put(put) => self.stands(begun, &put.key, head),
+            Op::SetAttr(set) if set.key.is_marker() => self.made_dir(begun, &set.key, head, false),
+            Op::SetAttr(set) => self.stands(begun, &set.key, head),
+            Op::Delete(op) => self.gone(begun, &op.key),
+            Op::Rename(op) => {
+                self.gone(begun, &op.from);
+                self.stands(begun, &op.to, head);
+            }
+            Op::Copy(op) => self.stands(begun, &op.to, head),
+            Op::Restore(op) => self.stands(begun, &op.key, head),
+            Op::RemoveDir(op) => {
+                let Some(marker) = op.dir.marker() else { return };
+                if op.recursive {
+                    self.forget_tree(marker.as_str());
+                }
+                self.removed_dir(begun, &marker);
+            }
+            Op::RenameDir(op) => {
+                let (Some(from), Some(to)) = (op.from.marker(), op.to.marker()) else { return };
+                self.forget_tree(from.as_str());
+                self.forget_tree(to.as_str());
+                self.forget(&to.as_file());
+                self.forget_absent_parents(&to);
+                self.removed_dir(begun, &from);
+            }
+            Op::RestoreDir(op) => {
+                let Some(marker) = op.dir.marker() else { return };
+                self.forget_tree(marker.as_str());
+                self.forget(&marker.as_file());
+                self.forget_absent_parents(&marker);
+            }
+        }
+    }
+
+    /// A file's head is this one now.
+    fn stands(&mut self, begun: Instant, key: &Key, head: Option<&Head>) {
+        let Some(head) = head.filter(|head| head.is_live()) else { return self.forget(key) };
+        if matches!(self.stale(key), Some(Some(Entry::Dir(_)))) {
+            return self.forget(key); // a directory of that name would win
+        }
+        self.set(begun, key, Some(Entry::File(head.clone())));
+        self.forget_absent_parents(key);
+    }
+
+    /// A directory's marker is this one now; `new`: nothing was there before, so nothing is in it.
+    fn made_dir(&mut self, begun: Instant, key: &Key, head: Option<&Head>, new: bool) {
+        let path = key.as_file();
+        let Some(head) = head.filter(|head| head.is_live()) else { return self.forget(&path) };
+        self.set(begun, &path, Some(Entry::Dir(Dir { marker: Some(head.clone()), mtime: None })));
+        self.forget_absent_parents(&path);
+        if new {
+            self.empty(begun, key);
+        }
+    }
+
+    fn removed_dir(&mut self, begun: Instant, marker: &Key) {
+        self.set(begun, &marker.as_file(), None);
+        self.empty(begun, marker);
+    }
+
+    /// Nothing is in a directory.
+    fn empty(&mut self, begun: Instant, marker: &Key) {
+        self.drop_listing(marker.as_str());
+        let (stamp, used) = (self.stamp, self.tick);
+        let listing = Listing { complete: Some(begun), void: stamp, used, ..Listing::default() };
+        self.dirs.insert(marker.as_str().into(), listing);
+        self.size += 1;
+    }
+
+    fn gone(&mut self, begun: Instant, key: &Key) {
+        match self.stale(key) {
+            Some(Some(Entry::Dir(_))) => self.forget(key),
+            _ => self.set(begun, key, None),
+        }
+    }
+
+    fn set(&mut self, begun: Instant, path: &Key, entry: Option<Entry>) {
+        let (dir, name) = split(path);
+        let stamp = self.stamp;
+        self.put(dir, name, Name { entry: entry.map(bare), at: begun, stamp });
+    }
+
+    /// A live key makes all directories above it live: whatever says otherwise is forgotten.
+    fn forget_absent_parents(&mut self, key: &Key) {
+        let mut dir = key.parent();
+        while let Some(marker) = dir.marker() {
+            let path = marker.as_file();
+            match self.stale(&path) {
+                Some(Some(Entry::Dir(_))) => return,
+                _ => self.forget(&path),
+            }
+            dir = marker.parent();
+        }
+    }
+}
