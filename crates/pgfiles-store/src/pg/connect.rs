@@ -13,16 +13,15 @@ use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::dsn::{ChannelBinding, Dsn, Endpoint, Host, Password, SslMode, Target};
 use super::passfile::{self, Found};
+use super::schema::{self, SERVER_VERSION_MIN};
 use super::sqlstate::{self, Place};
 use super::{sql, tls};
 use crate::error::{Kind, Result, StoreError};
 
-/// The oldest server that pgfiles runs on, as `server_version_num` has it.
-pub const SERVER_VERSION_MIN: i32 = 140_000;
 /// What this release can read: a schema with a greater `min_reader` is refused.
-pub const READER: i64 = 1;
+pub const READER: i64 = schema::VERSION as i64;
 /// What this release can write: under a greater `min_writer` it only reads.
-pub const WRITER: i64 = 1;
+pub const WRITER: i64 = schema::VERSION as i64;
 
 /// After how long without an answer the kernel gives a TCP connection up.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);

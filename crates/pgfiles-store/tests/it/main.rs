@@ -1,6 +1,8 @@
 //! Integration tests of the store, in one binary.
 
+mod pg_bouncer;
 mod pg_connect;
+mod pg_store;
 mod pg_tls;
 mod schema_init;
 
