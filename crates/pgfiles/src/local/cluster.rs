@@ -62,7 +62,7 @@ impl Cluster {
     pub fn at(place: Place) -> Result<Cluster> {
         let account = Account::of_server(&place.data())?;
         let major = data_major(&place.data())?;
-        let programs = Programs::choose(&Programs::installed(&account), &place.data(), major)?;
+        let programs = Programs::choose(&Programs::installed(&account), &account, &place.data(), major)?;
         Ok(Cluster { place, account, programs })
     }
 

@@ -54,7 +54,7 @@ impl Programs {
     }
 
     /// The version to use for data of the given major version, or the newest for new data.
-    pub fn choose(installed: &[Programs], data: &Path, data_major: Option<u32>) -> Result<Programs> {
+    pub fn choose(installed: &[Programs], account: &Account, data: &Path, data_major: Option<u32>) -> Result<Programs> {
         let Some(newest) = installed.first() else {
             bail!(
                 "`local:` needs the Postgres server programs, version {OLDEST_MAJOR} or later, and none are installed: {}",
@@ -65,7 +65,7 @@ impl Programs {
             None => Ok(newest.clone()),
             Some(major) => match installed.iter().find(|programs| programs.major == major) {
                 Some(programs) => Ok(programs.clone()),
-                None => bail!("{}", upgrade_steps(newest, data, major)),
+                None => bail!("{}", upgrade_steps(newest, account, data, major)),
             },
         }
     }
@@ -118,20 +118,25 @@ fn how_to_install(major: Option<u32>) -> String {
 }
 
 /// What to do when the data was made by a version whose programs are not here.
-fn upgrade_steps(newest: &Programs, data: &Path, major: u32) -> String {
+fn upgrade_steps(newest: &Programs, account: &Account, data: &Path, major: u32) -> String {
     let (new, bin, data) = (newest.major, newest.bin.display(), data.display());
     let install = how_to_install(Some(major));
     if new < major {
         return format!("the data in {data} was made by Postgres {major}, and the newest installed here is {new}: {install}");
     }
+    let (make, as_owner) = match account.is_me() {
+        true => (String::new(), String::new()),
+        false => (format!("install -d -o {} -m 700 {data}.{new}\n  ", account.name), format!("runuser -u {} -- ", account.name)),
+    };
     format!(
         "the data in {data} was made by Postgres {major}, whose programs are not installed (the newest here is {new}).\n\
          To go on with {major}: {install}, and run this again.\n\
-         To move to {new}: first do the same, unmount everything on it, then as the owner of that directory\n  \
-         {bin}/initdb -D {data}.{new} -U pgfiles -E UTF8 --locale=C.UTF-8 --data-checksums\n  \
-         {bin}/pg_upgrade -U pgfiles -b OLD -B {bin} -d {data} -D {data}.{new}     (OLD: the bin directory of {major})\n  \
+         To move to {new}: do the same, unmount everything on it, wait until its server has stopped, and then, in a directory that {name} may write to,\n  \
+         {make}{as_owner}{bin}/initdb -D {data}.{new} -U pgfiles -E UTF8 --locale=C.UTF-8 --data-checksums\n  \
+         {as_owner}{bin}/pg_upgrade -U pgfiles -b OLD -B {bin} -d {data} -D {data}.{new}     (OLD: the bin directory of {major})\n  \
          mv {data} {data}.{major} && mv {data}.{new} {data}\n\
-         (or, where pg_upgrade is missing: pg_dump of the database `pgfiles` with {major}, and psql into the new one)"
+         (without pg_upgrade: pg_dump the database `pgfiles` while it runs on {major}, move {data} away, and psql the dump into the new one)",
+        name = account.name
     )
 }
 
@@ -151,17 +156,22 @@ mod tests {
     #[test]
     fn the_matching_version_is_chosen_and_a_missing_one_explained() {
         let data = Path::new("/d/data");
+        let me = Account { uid: rustix::process::geteuid().as_raw(), gid: 0, name: "me".into() };
         let of = |major| Programs { bin: PathBuf::from(format!("/pg/{major}/bin")), major };
         let installed = [of(17), of(15)];
-        assert_eq!(Programs::choose(&installed, data, None).expect("newest").major, 17);
-        assert_eq!(Programs::choose(&installed, data, Some(15)).expect("same").major, 15);
-        let error = Programs::choose(&installed, data, Some(16)).expect_err("not installed").to_string();
+        assert_eq!(Programs::choose(&installed, &me, data, None).expect("newest").major, 17);
+        assert_eq!(Programs::choose(&installed, &me, data, Some(15)).expect("same").major, 15);
+        let error = Programs::choose(&installed, &me, data, Some(16)).expect_err("not installed").to_string();
         for part in ["made by Postgres 16", "/pg/17/bin/pg_upgrade", "/d/data.17", "unmount"] {
             assert!(error.contains(part), "{part} is missing in: {error}");
         }
-        let error = Programs::choose(&installed, data, Some(18)).expect_err("newer").to_string();
+        assert!(!error.contains("runuser"), "{error}");
+        let other = Account { uid: me.uid + 1, ..me.clone() };
+        let error = Programs::choose(&installed, &other, data, Some(16)).expect_err("not installed").to_string();
+        assert!(error.contains("install -d -o me") && error.contains("runuser -u me -- /pg/17/bin/pg_upgrade"), "{error}");
+        let error = Programs::choose(&installed, &me, data, Some(18)).expect_err("newer").to_string();
         assert!(error.contains("made by Postgres 18") && !error.contains("pg_upgrade"), "{error}");
-        let error = Programs::choose(&[], data, None).expect_err("none").to_string();
+        let error = Programs::choose(&[], &me, data, None).expect_err("none").to_string();
         assert!(error.contains("install") && !error.contains('\n'), "{error}");
     }
 }
