@@ -3,10 +3,15 @@
 //! The only crate that sees all of pgfiles and wires it: configuration ([`config`]), commands ([`cli`]), daemons
 //! ([`daemon`], [`registry`], [`control`]) and what commands and daemons both carry out ([`service`]).
 
+pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod control;
+pub mod daemon;
 pub mod exit;
 pub mod local;
+pub mod mount_table;
+pub mod output;
 pub mod registry;
 pub mod service;
 pub mod shell_hook;

@@ -1,0 +1,128 @@
+//! `pgfiles cache`.
+
+use std::ffi::OsString;
+
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::config::units;
+use crate::control::client;
+use crate::control::protocol::Call;
+use crate::exit::{Exit, Failure, Result};
+use crate::output::{self, Terminal};
+use crate::registry::Mount;
+
+/// Look at the cache of contents, or empty it.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Empty the cache, under live mounts too. Nothing is lost by it.
+    Clear(Args),
+    /// Print size, hit rate and evictions of each mount.
+    Stats(Args),
+}
+
+/// Of which mount.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A path in a mount; all mounts of the user if missing.
+    path: Option<OsString>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(context: Context, command: Command) -> Result<Exit> {
+    let (args, call) = match &command {
+        Command::Clear(args) => (args, Call::CacheClear),
+        Command::Stats(args) => (args, Call::CacheStats),
+    };
+    let mounts = context.mounts(args.path.as_deref())?;
+    let mut answers = Vec::new();
+    for mount in &mounts {
+        let answer = client::call(mount, &call, &Terminal::default()).await?;
+        answers.push(json!({"mountpoint": mount.mountpoint.to_string_lossy(), "cache": answer}));
+    }
+    if matches!(command, Command::Clear(_)) {
+        let freed = clear_files(&context.settings.cache_dir)?;
+        if args.json {
+            output::json(&json!({"mounts": mounts.len(), "bytes": freed}))?;
+        } else {
+            output::line(format!("cache emptied: {} freed, {} mounts told", units::show_bytes(freed), mounts.len()))?;
+        }
+        return Ok(Exit::Done);
+    }
+    if args.json {
+        let dir = context.settings.cache_dir.to_string_lossy();
+        output::json(&json!({"dir": dir, "max_bytes": context.settings.cache_max_size, "mounts": answers}))?;
+    } else if answers.is_empty() {
+        let size = size_of(&context.settings.cache_dir);
+        output::line(format!("no live mount; {} on disk in {}", units::show_bytes(size), context.settings.cache_dir.display()))?;
+    } else {
+        for answer in &answers {
+            output::line(answer["mountpoint"].as_str().unwrap_or_default())?;
+            print("  ", &answer["cache"])?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Numbers by name, nested ones indented.
+pub(super) fn print(indent: &str, value: &Value) -> Result<()> {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let words = name.replace('_', " ");
+        match value {
+            Value::Object(_) => {
+                output::line(format!("{indent}{words}"))?;
+                print(&format!("{indent}  "), value)?;
+            }
+            Value::Null => {}
+            Value::Number(number) if name.ends_with("bytes") || name.starts_with("bytes") => {
+                output::line(format!("{indent}{words}: {}", units::show_bytes(number.as_u64().unwrap_or(0))))?;
+            }
+            Value::String(text) => output::line(format!("{indent}{words}: {text}"))?,
+            other => output::line(format!("{indent}{words}: {other}"))?,
+        }
+    }
+    Ok(())
+}
+
+impl Context {
+    /// The live mount that holds a path, or all of the user's.
+    ///
+    /// # Errors
+    /// The path lies in none.
+    pub(super) fn mounts(&self, path: Option<&std::ffi::OsStr>) -> Result<Vec<Mount>> {
+        let all = self.dirs.live();
+        let Some(arg) = path else { return Ok(all) };
+        let path = super::locate::absolute(std::path::Path::new(arg))?;
+        let found = all.into_iter().filter(|mount| path.starts_with(&mount.mountpoint));
+        let nearest = found.max_by_key(|mount| mount.mountpoint.as_os_str().len());
+        let why = || Failure::not_found(format!("{} lies in no live mount of yours: `pgfiles status` lists them", path.display()));
+        Ok(vec![nearest.ok_or_else(why)?])
+    }
+}
+
+/// Removes the files of the cache; daemons take a missing file for a miss. Returns the bytes freed.
+fn clear_files(dir: &std::path::Path) -> Result<u64> {
+    let freed = size_of(dir);
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(0) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_lock = path.extension().is_some_and(|end| end == "lock");
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else if is_lock { Ok(()) } else { std::fs::remove_file(&path) };
+        if let Err(error) = removed {
+            // A daemon writes while we remove: what came in between is newer than the command.
+            tracing::debug!(path = %path.display(), %error, "cache clear");
+        }
+    }
+    Ok(freed.saturating_sub(size_of(dir)))
+}
+
+fn size_of(dir: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => size_of(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}

@@ -1,0 +1,157 @@
+//! `pgfiles mount`.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::Context;
+use super::locate::absolute;
+use crate::config::secret;
+use crate::connect::{self, Login};
+use crate::daemon::{self, Order};
+use crate::exit::{Exit, Failure, Result};
+use crate::{mount_table, output, where_};
+
+/// Show what lies under the prefix as a directory. Returns when it answers; a daemon serves it from then on.
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "pgfiles mount [OPTIONS] [DSN] <PATH>")]
+pub(super) struct Args {
+    /// The server (the setting `dsn` if missing) and the directory to mount on.
+    #[arg(value_names = ["DSN", "PATH"], num_args = 1..=2, required = true)]
+    place: Vec<String>,
+    /// Stay in the foreground and log to stderr, for containers.
+    #[arg(long, short)]
+    foreground: bool,
+    /// Mount over a directory that holds files: they are hidden until unmounted.
+    #[arg(long)]
+    allow_nonempty: bool,
+    /// Let other users in (always so for a root mount with stored owners).
+    #[arg(long)]
+    allow_other: bool,
+}
+
+pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
+    let path = match args.place.as_slice() {
+        [dsn, path] => {
+            context.settings.set_dsn(dsn);
+            path
+        }
+        [path] => path,
+        _ => return Err(Failure::usage("mount takes a DSN and a path")),
+    };
+    if args.place.len() == 1 && looks_like_dsn(path) {
+        return Err(Failure::usage(format!("{} is a DSN: name the directory to mount on, too", secret::mask_dsn(path))));
+    }
+    let dsn = context.settings.dsn()?.to_owned();
+    let place = connect::place(&dsn)?;
+    let mountpoint = check_mountpoint(&context, Path::new(path), args.allow_nonempty)?;
+    check_fuse()?;
+    let id = connect::new_id();
+    let order = Order {
+        socket: context.dirs.socket_path(&id)?,
+        log: if args.foreground { PathBuf::new() } else { context.dirs.log_path(&id)? },
+        before: where_::left_underneath(&mountpoint),
+        mountpoint,
+        id,
+        place,
+        given: context.settings.given.clone(),
+        login: Login::of_process(),
+        allow_other: args.allow_other,
+        foreground: args.foreground,
+    };
+    if args.foreground {
+        return Err(daemon::become_daemon(&order));
+    }
+    daemon::launch(&order)?;
+    if let Some(hint) = where_::mount_hint() {
+        output::say(hint);
+    }
+    Ok(Exit::Done)
+}
+
+fn looks_like_dsn(text: &str) -> bool {
+    text.contains("://") || text.starts_with("local:") || (text.contains("host=") && !text.contains('/'))
+}
+
+/// The mount point, absolute, after cleaning away what a killed daemon left there.
+fn check_mountpoint(context: &Context, path: &Path, allow_nonempty: bool) -> Result<PathBuf> {
+    let at = absolute(path)?;
+    let shown = at.display();
+    clean(context, &at)?;
+    if let Some(mount) = context.dirs.live().into_iter().find(|mount| mount.mountpoint == at) {
+        let what = if mount.prefix.is_empty() { "the whole table".into() } else { format!("the prefix {:?}", mount.prefix) };
+        let why = format!("{shown} is already mounted: it shows {what} of {}; `pgfiles unmount {shown}` first", mount.server);
+        return Err(Failure::conflict(why));
+    }
+    if mount_table::at(&at).is_some_and(|mounted| mounted.kind == mount_table::TYPE) {
+        return Err(Failure::conflict(format!("{shown} is already mounted by another user or container: choose another directory")));
+    }
+    let meta = match std::fs::metadata(&at) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::not_found(format!("{shown} does not exist: `mkdir -p {shown}` first")));
+        }
+        Err(error) => return Err(Failure::io(format!("cannot mount on {shown}"), &error)),
+    };
+    if !meta.is_dir() {
+        return Err(Failure::failed(format!("{shown} is not a directory: choose one to mount on")));
+    }
+    let uid = rustix::process::geteuid();
+    if !uid.is_root() && meta.uid() != uid.as_raw() {
+        return Err(Failure::failed(format!("{shown} belongs to another user (uid {}): choose a directory of your own", meta.uid())));
+    }
+    let held = where_::left_underneath(&at);
+    if !held.is_empty() && !allow_nonempty {
+        let count = held.len();
+        let why = format!(
+            "{shown} holds {count} file{}, which the mount would hide: choose an empty directory, move them away, or pass \
+             --allow-nonempty and copy them in from elsewhere (`pgfiles import`, in a later release)",
+            if count == 1 { "" } else { "s" }
+        );
+        return Err(Failure::conflict(why));
+    }
+    std::fs::read_dir(&at).map_err(|error| Failure::io(format!("cannot mount on {shown}"), &error))?;
+    Ok(at)
+}
+
+/// Takes away what a killed daemon left at that place: its mount, its registration, its socket. Returns whether there
+/// was anything.
+pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
+    let mut found = false;
+    for listed in context.dirs.list() {
+        if listed.mount.mountpoint == at && !listed.alive {
+            listed.forget();
+            found = true;
+        }
+    }
+    while mount_table::at(at).is_some_and(|mounted| mounted.kind.starts_with("fuse")) && mount_table::is_dead(at) {
+        mount_table::detach(at)?;
+        found = true;
+    }
+    Ok(found)
+}
+
+/// Whether FUSE can be used, with the remedy where not.
+pub(super) fn check_fuse() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        return Err(Failure::failed("this release mounts on Linux only; commands without a mount work here"));
+    }
+    let device = Path::new("/dev/fuse");
+    let remedy = "on a machine: `modprobe fuse`; in a container: run it with `--device /dev/fuse --cap-add SYS_ADMIN`";
+    if let Err(error) = std::fs::File::options().read(true).write(true).open(device) {
+        let why = match error.kind() {
+            std::io::ErrorKind::NotFound => "there is no /dev/fuse".to_owned(),
+            _ => format!("/dev/fuse cannot be opened: {}", crate::exit::plain(&error)),
+        };
+        return Err(Failure::failed(format!("{why}; {remedy}")));
+    }
+    let helper = ["fusermount3", "fusermount"].iter().any(|name| in_path(name));
+    if !rustix::process::geteuid().is_root() && !helper {
+        return Err(Failure::failed("fusermount3 is not installed: install the package fuse3 (a mount by root does without)"));
+    }
+    Ok(())
+}
+
+fn in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
+}
