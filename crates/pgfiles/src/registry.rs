@@ -49,7 +49,7 @@ pub struct Mount {
 }
 
 /// A path as JSON text, whatever its bytes: escaped as names are in keys.
-mod path_text {
+pub(crate) mod path_text {
     use super::{Path, PathBuf, escape, unescape};
     use serde::{Deserialize as _, Deserializer, Serializer};
     use std::ffi::OsString;

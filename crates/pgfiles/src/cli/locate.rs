@@ -2,7 +2,7 @@
 //! settings (SPEC §8).
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::control::client;
 use crate::control::protocol::Call;
 use crate::exit::{Failure, Result};
 use crate::output::Terminal;
-use crate::registry::Mount;
+use crate::registry::{Dirs, Mount};
 use crate::service::{Request, Target};
 
 /// How long the kernel may take to follow symlinks inside a mount, before the path is taken as it is written.
@@ -144,8 +144,6 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(walk(&start, path, &stops))
 }
 
-use crate::registry::Dirs;
-
 /// Symlinks followed per path, as in the kernel.
 const SYMLINKS_MAX: u32 = 40;
 
@@ -237,11 +235,6 @@ fn key_below(prefix: &str, path: &Path, wants_dir: bool) -> Result<String> {
 /// It is no prefix.
 pub fn prefix_arg(text: &str) -> Result<Prefix> {
     Prefix::new(text).map_err(|error| Failure::usage(format!("prefix {text:?}: {error}")))
-}
-
-/// Bytes from a key's escaped component, for people.
-pub fn show_path(path: &Path) -> String {
-    OsString::from_vec(path.as_os_str().as_bytes().to_vec()).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -36,10 +36,13 @@ pub struct Order {
     /// Of the mount.
     pub id: String,
     /// Absolute.
+    #[serde(with = "crate::registry::path_text")]
     pub mountpoint: PathBuf,
     /// The control socket.
+    #[serde(with = "crate::registry::path_text")]
     pub socket: PathBuf,
     /// The log file; empty for stderr.
+    #[serde(with = "crate::registry::path_text")]
     pub log: PathBuf,
     /// Names in the directory that is mounted on.
     pub before: Vec<String>,
