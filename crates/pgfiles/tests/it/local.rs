@@ -148,6 +148,22 @@ fn many_start_it_at_once() {
 }
 
 #[test]
+fn starting_and_stopping_at_once_agree() {
+    let Some(ground) = Ground::new() else { return };
+    let dsn = format!("local:{}?stop_after=0", ground.base.display());
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    let lease = acquire_with(&dsn, Path::new(PROGRAM)).expect("the server starts");
+                    assert_eq!(sql(&lease, "SELECT 1").as_deref(), Ok("1"));
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn a_killed_server_comes_back_while_in_use() {
     let Some(ground) = Ground::new() else { return };
     let lease = ground.acquire();
@@ -202,6 +218,19 @@ fn data_of_another_version_is_met_with_the_steps() {
     for part in ["made by Postgres 13", "pg_upgrade", "install"] {
         assert!(error.contains(part), "{part} is missing in: {error}");
     }
+    std::fs::write(&file, real).expect("written");
+    drop(ground.acquire());
+}
+
+#[test]
+fn a_server_that_does_not_start_is_explained() {
+    let Some(ground) = Ground::new() else { return };
+    ground.stopped();
+    let file = ground.base.join("data/postgresql.conf");
+    let real = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, format!("{real}\nno_such_setting = 1\n")).expect("written");
+    let error = acquire_with(&ground.dsn(), Path::new(PROGRAM)).expect_err("does not start").to_string();
+    assert!(error.contains("no_such_setting") && error.contains("server.log") && !error.contains('\n'), "{error}");
     std::fs::write(&file, real).expect("written");
     drop(ground.acquire());
 }
