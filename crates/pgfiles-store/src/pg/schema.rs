@@ -19,22 +19,23 @@ pub const VERSION: u64 = 1;
 pub const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// Everything but indexes, triggers and the version, in the order of their dependence.
-const FUNCTIONS: [&str; 15] = [
+const FUNCTIONS: [&str; 16] = [
     include_str!("schema/table.sql"),
     include_str!("schema/names.sql"),
     include_str!("schema/read.sql"),
     include_str!("schema/trigger.sql"),
     include_str!("schema/notify.sql"),
-    include_str!("schema/fence.sql"),
+    include_str!("schema/grant.sql"),
     include_str!("schema/put.sql"),
     include_str!("schema/remove.sql"),
     include_str!("schema/rename.sql"),
-    include_str!("schema/rename_dir.sql"),
     include_str!("schema/copy.sql"),
+    include_str!("schema/rename_dir.sql"),
     include_str!("schema/commit.sql"),
+    include_str!("schema/delete.sql"),
     include_str!("schema/purge.sql"),
+    include_str!("schema/report.sql"),
     include_str!("schema/public.sql"),
-    include_str!("schema/grant.sql"),
 ];
 const INDEXES: &str = include_str!("schema/indexes.sql");
 const TRIGGERS: &str = include_str!("schema/triggers_on.sql");
@@ -206,7 +207,8 @@ fn indexes() -> Vec<(&'static str, String)> {
     found
 }
 
-const INDEX_NAMES: [&str; 5] = ["pgfiles_key_version", "pgfiles_body", "pgfiles_lineage", "pgfiles_revive", "pgfiles_listen"];
+const INDEX_NAMES: [&str; 6] =
+    ["pgfiles_key_version", "pgfiles_body", "pgfiles_lineage", "pgfiles_revive", "pgfiles_listen", "pgfiles_beat"];
 
 /// Builds an index of a filled table while others write to it, and again where a build before was broken off. Others may do
 /// the same at this moment: whoever loses waits until the index is valid.

@@ -22,7 +22,7 @@ BEGIN
     made := @schema@.pgfiles_applied(ops);
     IF made IS NOT NULL THEN RETURN made; END IF;
   END IF;
-  heard := EXISTS (SELECT FROM @schema@.pgfiles_heard());
+  heard := @schema@.pgfiles_heard();
   FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
     op := ops->n;
     kind := op->>'op';

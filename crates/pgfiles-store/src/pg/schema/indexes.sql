@@ -13,3 +13,5 @@ CREATE INDEX pgfiles_lineage ON @schema@.pgfiles (((meta->>'lin')::uuid)) WHERE 
 CREATE INDEX pgfiles_revive ON @schema@.pgfiles (key text_pattern_ops) WHERE meta ? 'revive';
 -- Who listens for changes (usually nobody).
 CREATE INDEX pgfiles_listen ON @schema@.pgfiles (key text_pattern_ops) WHERE meta ? 'listen';
+-- Mounts that say that they live.
+CREATE INDEX pgfiles_beat ON @schema@.pgfiles (key text_pattern_ops) WHERE meta ? 'beat';

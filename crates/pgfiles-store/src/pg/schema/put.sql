@@ -37,14 +37,14 @@ END $$;
 
 -- The bodies that a chunked row refers to must be there when it commits: the lineage is locked against purges (shared), and
 -- the rows that the manifest names are counted (of two levels, the leaves).
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_check_bodies(k text, meta jsonb, manifest bytea, n int) RETURNS void LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_check_bodies(k text, m jsonb, manifest bytea, n int) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off AS $$
 DECLARE missing bigint;
 BEGIN
-  PERFORM pg_advisory_xact_lock_shared(hashtextextended(meta->>'lin', 7103));
-  IF NOT meta ? 'layout' OR manifest IS NULL THEN RETURN; END IF;
+  PERFORM pg_advisory_xact_lock_shared(hashtextextended(m->>'lin', 7103));
+  IF NOT m ? 'layout' OR manifest IS NULL THEN RETURN; END IF;
   SELECT count(*) INTO missing FROM @schema@.pgfiles_entries(manifest) e
-    WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles b WHERE b.id = e AND b.meta->>'lin' = meta->>'lin');
+    WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles b WHERE b.id = e AND b.meta->>'lin' = m->>'lin');
   IF missing > 0 THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, format('body rows are gone: %s of %s', missing, to_json(k)));
   END IF;
@@ -63,7 +63,7 @@ BEGIN
       ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1 FOR KEY SHARE;
     IF h.id = new_id THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', h.meta); END IF;
     IF expect IS NOT NULL THEN PERFORM @schema@.pgfiles_expect(expect, k, h.id, h.meta, n); END IF;
-    in_place := h.id = extends AND h.live AND NOT row_security_active('@schema@.pgfiles'::regclass)
+    in_place := h.id = extends AND h.live AND NOT @schema@.pgfiles_limited()
       AND NOT (h.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = extends));
     made := CASE WHEN h.live THEN defaults || @schema@.pgfiles_attributes(h.meta) || set_meta ELSE defaults || set_meta END || srv;
     IF revives THEN made := made || '{"revive":true}'; END IF;
@@ -100,7 +100,7 @@ END $$;
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_drop_bodies(lineage text, drops uuid[], replaced_by uuid) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off AS $$
 BEGIN
-  IF EXISTS (SELECT FROM @schema@.pgfiles v WHERE v.meta ? 'lin' AND (v.meta->>'lin')::uuid = lineage::uuid AND v.key ~>=~ '0') THEN
+  IF EXISTS (SELECT FROM @schema@.pgfiles v WHERE v.meta ? 'lin' AND (v.meta->>'lin')::uuid = lineage::uuid AND left(v.key, 1) <> '/') THEN
     drops := (SELECT array_agg(d) FROM unnest(drops) d WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles_used(lineage) u WHERE u = d));
   END IF;
   DELETE FROM @schema@.pgfiles b WHERE b.id = ANY (drops) AND b.meta->>'lin' = lineage AND left(b.key, 1) = '/';

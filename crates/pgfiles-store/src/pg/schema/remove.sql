@@ -25,6 +25,9 @@ END $$;
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove(new_id uuid, k text, expect jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE h record; made jsonb;
 BEGIN
+  IF right(k, 1) = '/' OR left(k, 1) = '/' THEN
+    PERFORM @schema@.pgfiles_fail('PF004', n, to_json(k) || ' is not the key of a file');
+  END IF;
   PERFORM @schema@.pgfiles_revives(k); -- for its lock
   LOOP
     SELECT p.id, p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = k
@@ -81,7 +84,10 @@ BEGIN
   IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', dir, 'files', 0); END IF;
   PERFORM @schema@.pgfiles_revives(dir); -- for its lock on the parent
   PERFORM @schema@.pgfiles_lock_dirs(ARRAY[dir], recursive);
-  IF dir = '' OR NOT @schema@.pgfiles_dir_alive(dir) THEN
+  IF dir = '' OR left(dir, 1) = '/' OR right(dir, 1) <> '/' THEN
+    PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be removed as a directory', to_json(dir)));
+  END IF;
+  IF NOT @schema@.pgfiles_dir_alive(dir) THEN
     PERFORM @schema@.pgfiles_fail('PF001', n, to_json(dir) || ' does not exist');
   END IF;
   IF recursive THEN

@@ -18,7 +18,7 @@ DECLARE
   src text := op->>'from'; dst text := op->>'to'; h record; t record; newest uuid; made jsonb; history jsonb; moves bool;
   revives bool; by_ref bool; lin jsonb; new_id uuid := (op->>'id')::uuid; fenced bool;
 BEGIN
-  IF right(src, 1) = '/' OR right(dst, 1) = '/' OR left(src, 1) = '/' OR left(dst, 1) = '/' OR src = dst THEN
+  IF right(src, 1) = '/' OR right(dst, 1) = '/' OR left(src, 1) = '/' OR left(dst, 1) = '/' THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be renamed to %s', to_json(src), to_json(dst)));
   END IF;
   PERFORM @schema@.pgfiles_revives(src); -- for its lock
@@ -44,8 +44,9 @@ BEGIN
   IF h.id IS NULL OR h.meta @> '{"deleted":true}' THEN
     PERFORM @schema@.pgfiles_fail('PF001', n, to_json(src) || ' does not exist');
   END IF;
+  IF src = dst THEN RETURN jsonb_build_object('id', h.id, 'key', dst, 'meta', h.meta, 'moved', false); END IF;
   moves := @schema@.pgfiles_is_young(src, h.id, h.meta, op->'young');
-  fenced := @schema@.pgfiles_fenced(src, dst);
+  fenced := @schema@.pgfiles_crosses(src, dst);
   <<race>> LOOP
   SELECT p.id, p.meta INTO t FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF jsonb_typeof(op->'expect_to') = 'object' THEN
@@ -59,8 +60,10 @@ BEGIN
     || CASE WHEN jsonb_typeof(op->'ctime') = 'string' THEN jsonb_build_object('ctime', op->'ctime') ELSE '{}' END
     || CASE WHEN revives THEN '{"revive":true}'::jsonb ELSE '{}' END
     || CASE WHEN moves THEN '{}' ELSE jsonb_build_object('from', jsonb_build_object('key', src, 'version', h.meta->'version')) END;
-  IF fenced OR row_security_active('@schema@.pgfiles'::regclass) THEN
-    RETURN @schema@.pgfiles_rename_by_copy(op, h.id, h.meta, made, fenced, srv, n);
+  IF fenced OR @schema@.pgfiles_limited() THEN
+    made := @schema@.pgfiles_rename_by_copy(new_id, src, dst, h.id, h.meta, made, fenced, srv);
+    PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n);
+    RETURN made;
   END IF;
   BEGIN
     UPDATE @schema@.pgfiles p SET key = dst, meta = made WHERE p.id = h.id;
@@ -80,11 +83,17 @@ BEGIN
   RETURN jsonb_build_object('id', h.id, 'key', dst, 'meta', made, 'moved', moves);
 END $$;
 
--- For a role that may not change rows, and across a granted prefix: a new row with the bytes, and a tombstone.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename_by_copy(op jsonb, source uuid, old jsonb, made jsonb, fenced bool, srv jsonb, n int)
-RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE src text := op->>'from'; dst text := op->>'to'; copy_id uuid := gen_random_uuid(); body bytea; part jsonb;
+-- For a role that may not change rows, and across the edge of a granted prefix: a new row with the bytes, and a tombstone.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename_by_copy(new_id uuid, src text, dst text, source uuid, old jsonb, made jsonb,
+  fenced bool, srv jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE content record; copy_id uuid := gen_random_uuid();
 BEGIN
-  part := @schema@.pgfiles_body_for(source, old, dst, true, fenced, srv, body);
-  RETURN NULL;
+  SELECT * INTO content FROM @schema@.pgfiles_content(source, dst, fenced);
+  made := (made - '{layout,lin,body}'::text[]) || content.part
+    || jsonb_build_object('from', jsonb_build_object('key', src, 'version', old->'version'));
+  INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES (copy_id, dst, made, content.body);
+  IF @schema@.pgfiles_bury(new_id, src, old, jsonb_build_object('key', dst, 'version', made->'version'), srv) IS NULL THEN
+    RAISE EXCEPTION '% was written at this moment', to_json(src) USING ERRCODE = 'serialization_failure';
+  END IF;
+  RETURN jsonb_build_object('id', copy_id, 'key', dst, 'meta', made, 'moved', false);
 END $$;

@@ -10,7 +10,14 @@ BEGIN
       EXECUTE FUNCTION @schema@.pgfiles_on_update_data()$ddl$),
     ('pgfiles_update_key', $ddl$CREATE TRIGGER pgfiles_update_key BEFORE UPDATE OF key ON @schema@.pgfiles FOR EACH ROW
       WHEN (NEW.key <> OLD.key AND NEW.meta->'op' IS NOT DISTINCT FROM OLD.meta->'op')
-      EXECUTE FUNCTION @schema@.pgfiles_on_update_key()$ddl$)
+      EXECUTE FUNCTION @schema@.pgfiles_on_update_key()$ddl$),
+    ('pgfiles_update_by_limited', $ddl$CREATE TRIGGER pgfiles_update_by_limited BEFORE UPDATE ON @schema@.pgfiles FOR EACH ROW
+      WHEN (row_security_active('@schema@.pgfiles'::regclass)) EXECUTE FUNCTION @schema@.pgfiles_on_update_by_limited()$ddl$),
+    ('pgfiles_unchunk', $ddl$CREATE TRIGGER pgfiles_unchunk AFTER UPDATE OF data ON @schema@.pgfiles FOR EACH ROW
+      WHEN (OLD.meta ? 'layout' AND NEW.meta->>'lin' IS DISTINCT FROM OLD.meta->>'lin')
+      EXECUTE FUNCTION @schema@.pgfiles_on_unchunk()$ddl$),
+    ('pgfiles_delete', $ddl$CREATE TRIGGER pgfiles_delete AFTER DELETE ON @schema@.pgfiles REFERENCING OLD TABLE AS gone
+      FOR EACH STATEMENT EXECUTE FUNCTION @schema@.pgfiles_on_delete()$ddl$)
   ) AS wanted(name, ddl)
   WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = '@schema@.pgfiles'::regclass AND tgname = name) LOOP
     EXECUTE missing;

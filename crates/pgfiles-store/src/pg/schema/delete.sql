@@ -1,0 +1,46 @@
+-- What a DELETE by whomever must not break: bytes that survivors refer to are handed over to them, and body rows go with the
+-- last version that used them. Purge is a DELETE and leaves all of this to the trigger.
+
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_on_delete() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE r record;
+BEGIN
+  IF NOT EXISTS (SELECT FROM gone g WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/') THEN RETURN NULL; END IF;
+  PERFORM pg_advisory_xact_lock(h) FROM (SELECT DISTINCT hashtextextended(g.meta->>'lin', 7103) h FROM gone g
+    WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/' ORDER BY 1) sorted;
+  FOR r IN SELECT g.id, g.meta->>'lin' AS lin, g.data FROM gone g
+           WHERE g.meta ? 'lin' AND NOT g.meta ?| '{layout,body}' AND left(g.key, 1) <> '/' LOOP
+    PERFORM @schema@.pgfiles_hand_over(r.id, r.lin, r.data);
+  END LOOP;
+  SELECT array_agg(g.meta->>'lin') AS lins, array_agg(g.meta #>> '{layout,levels}') AS levels, array_agg(g.data) AS manifests
+    INTO r FROM gone g WHERE g.meta ? 'lin' AND g.meta ? 'layout' AND g.data IS NOT NULL AND left(g.key, 1) <> '/';
+  IF r.lins IS NOT NULL THEN PERFORM @schema@.pgfiles_release(r.lins, r.levels, r.manifests); END IF;
+  RETURN NULL;
+END $$;
+
+-- A chunked row that an UPDATE by SQL made an inline one.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_on_unchunk() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM @schema@.pgfiles_release(ARRAY[OLD.meta->>'lin'], ARRAY[OLD.meta #>> '{layout,levels}'], ARRAY[OLD.data]);
+  RETURN NULL;
+END $$;
+
+-- Removes the body rows of manifests that are gone, but for those that a surviving version of the same lineage uses. Rows that
+-- no version ever used are not touched: a mount may be about to publish them.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_release(lins text[], levels text[], manifests bytea[]) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(h) FROM (SELECT DISTINCT hashtextextended(l, 7103) h FROM unnest(lins) l WHERE l IS NOT NULL ORDER BY 1) sorted;
+  WITH gone AS MATERIALIZED (SELECT * FROM unnest(lins, levels, manifests) AS g(lin, level, manifest) WHERE lin IS NOT NULL),
+  top AS MATERIALIZED (SELECT DISTINCT g.lin, g.level, e FROM gone g, @schema@.pgfiles_entries(g.manifest) e),
+  candidates AS MATERIALIZED (
+    SELECT lin, e FROM top
+    UNION
+    SELECT t.lin, c FROM top t JOIN @schema@.pgfiles leaf ON leaf.id = t.e AND leaf.meta->>'lin' = t.lin,
+      @schema@.pgfiles_entries(leaf.data) c WHERE t.level = '2'),
+  used AS MATERIALIZED (SELECT u FROM (SELECT DISTINCT lin FROM gone) l, @schema@.pgfiles_used(l.lin) u)
+  DELETE FROM @schema@.pgfiles b USING (SELECT c.lin, c.e FROM candidates c WHERE NOT EXISTS (SELECT FROM used WHERE u = c.e)) x
+  WHERE b.id = x.e AND b.meta->>'lin' = x.lin AND left(b.key, 1) = '/';
+END $$;
+REVOKE ALL ON FUNCTION @schema@.pgfiles_release(text[], text[], bytea[]) FROM PUBLIC;
