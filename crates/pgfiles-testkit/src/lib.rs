@@ -1,3 +1,6 @@
 //! What the tests of all crates share: a private Postgres, the store suite, the reference model, faults. Not published.
 
+pub mod clock;
+pub mod fault;
 pub mod postgres;
+pub mod store_suite;

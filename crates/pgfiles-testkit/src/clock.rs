@@ -1,0 +1,48 @@
+//! A clock that stands still until a test moves it, and whose random numbers are the same in every run.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pgfiles_store::clock::Clock;
+use pgfiles_store::version::Timestamp;
+use rand::rngs::StdRng;
+use rand::{RngCore as _, SeedableRng as _};
+
+/// See the module.
+#[derive(Debug)]
+pub struct TestClock {
+    start: Instant,
+    state: Mutex<(Duration, StdRng)>,
+}
+
+impl TestClock {
+    /// Stands at 2026-01-01T00:00:00Z.
+    pub fn new(seed: u64) -> Self {
+        Self { start: Instant::now(), state: Mutex::new((Duration::ZERO, StdRng::seed_from_u64(seed))) }
+    }
+
+    /// Moves both clocks forward.
+    pub fn advance(&self, by: Duration) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 += by;
+    }
+
+    fn passed(&self) -> Duration {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let passed = self.passed();
+        Timestamp { seconds: 1_767_225_600 + passed.as_secs() as i64, nanos: passed.subsec_nanos() }
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.start + self.passed()
+    }
+
+    fn random(&self) -> u128 {
+        let rng = &mut self.state.lock().unwrap_or_else(PoisonError::into_inner).1;
+        u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())
+    }
+}
