@@ -305,6 +305,8 @@ macro_rules! store_suite {
     };
     (@of $factory:path, $module:ident: $($case:ident),* $(,)?) => {
         mod $module {
+            #[allow(unused_imports)] // the factory's name
+            use super::*;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {

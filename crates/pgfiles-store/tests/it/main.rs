@@ -1,5 +1,6 @@
 //! Integration tests of the store, in one binary.
 
+mod mem_suite;
 mod pg_bouncer;
 mod pg_connect;
 mod pg_store;

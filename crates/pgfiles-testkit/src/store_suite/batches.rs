@@ -1,4 +1,5 @@
 //! Cases: several operations at once, sent again, and by many at the same time.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 use futures_util::future::join_all;
@@ -47,7 +48,8 @@ pub async fn operations_see_earlier_ones(t: Tester) {
     assert_eq!(t.text("c").await.unwrap(), b"2");
     assert_eq!(t.file("e/b").await.unwrap().meta.mode, Some(0o600));
     assert_eq!(t.versions("a").await.len(), 5);
-    let xids: std::collections::BTreeSet<_> = t.versions("c").await.into_iter().chain([t.file("e/b").await.unwrap()]).map(|h| h.meta.xid).collect();
+    let xids: std::collections::BTreeSet<_> =
+        t.versions("c").await.into_iter().chain([t.file("e/b").await.unwrap()]).map(|h| h.meta.xid).collect();
     assert_eq!(xids.len(), 1);
 }
 
@@ -76,9 +78,15 @@ pub async fn a_batch_sent_twice_is_applied_once(t: Tester) {
         let before = state(&t).await;
         let second = t.server.commit(Batch { again: true, ..batch }).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(state(&t).await, before, "{what}");
-        let ids = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| outcome.head.as_ref().map(|head| (head.id, head.version))).collect::<Vec<_>>();
+        let ids = |outcomes: &[Outcome]| {
+            outcomes.iter().map(|outcome| outcome.head.as_ref().map(|head| (head.id, head.version))).collect::<Vec<_>>()
+        };
         assert_eq!(ids(&first), ids(&second), "{what}");
-        assert_eq!(first.iter().map(|o| o.moved).collect::<Vec<_>>(), second.iter().map(|o| o.moved).collect::<Vec<_>>(), "{what}");
+        assert_eq!(
+            first.iter().map(|o| o.moved).collect::<Vec<_>>(),
+            second.iter().map(|o| o.moved).collect::<Vec<_>>(),
+            "{what}"
+        );
     }
     let never_sent = Batch { again: true, ..Batch::one(Op::Put(put("fresh", b"1")), &by()) };
     t.server.commit(never_sent).await.unwrap();
@@ -146,7 +154,8 @@ pub async fn ten_writers_leave_no_gap(t: Tester) {
 
 pub async fn one_of_many_creators_wins(t: Tester) {
     for (path, make) in [("file", put as fn(&str, &[u8]) -> Put), ("dir", |path, _| mkdir(path))] {
-        let attempts = (0..10).map(|_| t.server.commit(Batch::one(Op::Put(Put { expect: Precondition::Absent, ..make(path, b"") }), &by())));
+        let attempts =
+            (0..10).map(|_| t.server.commit(Batch::one(Op::Put(Put { expect: Precondition::Absent, ..make(path, b"") }), &by())));
         let results = join_all(attempts).await;
         let won = results.iter().filter(|result| result.is_ok()).count();
         assert_eq!(won, 1, "{path}");
@@ -164,7 +173,7 @@ pub async fn removal_and_creation_never_hide_a_file(t: Tester) {
         let remove = t.server.commit(Batch::one(rmdir(&parent, round % 2 == 0), &by()));
         let remove_sub = t.server.commit(Batch::one(rmdir(&format!("{parent}/sub"), false), &by()));
         let create = t.server.commit(Batch::one(Op::Put(put(&file, b"1")), &by()));
-        let (_, _, created) = futures_util::join!(remove, remove_sub, create);
+        let (_, _, created) = tokio::join!(remove, remove_sub, create);
         created.unwrap();
         let entries = t.server.lookup(&[key(&file), key(&parent), key(&format!("{parent}/sub"))], 0).await.unwrap();
         if matches!(entries[0], Some(Entry::File(_))) {

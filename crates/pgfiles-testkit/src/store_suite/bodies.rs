@@ -1,4 +1,5 @@
 //! Cases: bodies in rows of their own, and reading parts of rows.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 use pgfiles_store::store::{Maintenance, Part};

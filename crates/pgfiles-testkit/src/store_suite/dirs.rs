@@ -1,4 +1,5 @@
 //! Cases: directories, explicit and implied.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 use pgfiles_store::key::implied_ino;

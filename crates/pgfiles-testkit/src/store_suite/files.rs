@@ -1,4 +1,5 @@
 //! Cases: what operations on one file do.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 use pgfiles_store::version::{Kind as FileKind, Timestamp};
@@ -95,7 +96,10 @@ pub async fn preconditions_hold_or_conflict(t: Tester) {
     }
     let stale = Op::Delete(Delete { id: id(), key: key("a"), expect: Precondition::Version(VersionNo(1)) });
     assert_eq!(refused(t.run(stale).await), Kind::Conflict);
-    let stale = SetAttr { expect: Precondition::Version(VersionNo(1)), ..set_attr("a", AttrPatch { mode: Some(1), ..AttrPatch::default() }) };
+    let stale = SetAttr {
+        expect: Precondition::Version(VersionNo(1)),
+        ..set_attr("a", AttrPatch { mode: Some(1), ..AttrPatch::default() })
+    };
     assert_eq!(refused(t.run(Op::SetAttr(stale)).await), Kind::Conflict);
 }
 

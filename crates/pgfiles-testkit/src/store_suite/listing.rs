@@ -1,9 +1,26 @@
 //! Cases: what a directory shows, in which order, over any pages.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 
 pub async fn names_come_in_byte_order_on_any_page_size(t: Tester) {
-    let files = ["foo", "foo-bar", "foo.txt", "foo/x", "foo/y/z", "foo0", "foo!", "a", "z", "Z", "über", "日本", "\u{1F600}", "sub/deep/er", "a b"];
+    let files = [
+        "foo",
+        "foo-bar",
+        "foo.txt",
+        "foo/x",
+        "foo/y/z",
+        "foo0",
+        "foo!",
+        "a",
+        "z",
+        "Z",
+        "über",
+        "日本",
+        "\u{1F600}",
+        "sub/deep/er",
+        "a b",
+    ];
     for path in files {
         t.write(path, b"").await;
     }
@@ -115,7 +132,10 @@ pub async fn trees_come_in_order(t: Tester) {
     }
     assert_eq!(seen, t.tree().await);
     let below: Vec<_> = t.store.tree(&dir("a/y"), None, 10).await.unwrap();
-    assert_eq!(below.iter().map(|head| (head.key.clone(), head.version.0, head.meta.size)).collect::<Vec<_>>(), [(key("a/y/z"), 2, 2)]);
+    assert_eq!(
+        below.iter().map(|head| (head.key.clone(), head.version.0, head.meta.size)).collect::<Vec<_>>(),
+        [(key("a/y/z"), 2, 2)]
+    );
 }
 
 pub async fn a_missing_directory_lists_as_empty(t: Tester) {

@@ -1,4 +1,5 @@
 //! Cases: history, restore, copy, purge.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 use pgfiles_store::batch::{Copy, Restore, RestoreDir};

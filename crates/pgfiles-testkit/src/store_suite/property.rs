@@ -1,4 +1,5 @@
 //! A property: after any operations, every live file and every kept version reads back as a model of plain maps says.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 use std::collections::BTreeMap;
@@ -83,7 +84,11 @@ async fn change(t: &Tester, rng: &mut StdRng, model: &mut Model) -> String {
             let versions = model.get(path).cloned().unwrap_or_default();
             let number = rng.random_range(1..=versions.len().max(1) as u64 + 1);
             let source = versions.get(&number).cloned().flatten();
-            assert_eq!(t.run(Op::Restore(past::restore(path, number))).await.is_ok(), source.is_some(), "restore {path} {number}");
+            assert_eq!(
+                t.run(Op::Restore(past::restore(path, number))).await.is_ok(),
+                source.is_some(),
+                "restore {path} {number}"
+            );
             if source.is_some() {
                 add(model, path, source);
             }
@@ -141,7 +146,11 @@ async fn check(t: &Tester, model: &Model, when: &str) {
         let expected: Vec<_> = model.get(path).into_iter().flatten().rev().collect();
         let found = t.versions(path).await;
         let numbers: Vec<_> = found.iter().map(|head| (head.version.0, head.is_live())).collect();
-        assert_eq!(numbers, expected.iter().map(|(number, bytes)| (**number, bytes.is_some())).collect::<Vec<_>>(), "{path} after {when}");
+        assert_eq!(
+            numbers,
+            expected.iter().map(|(number, bytes)| (**number, bytes.is_some())).collect::<Vec<_>>(),
+            "{path} after {when}"
+        );
         for (head, (number, bytes)) in found.iter().zip(&expected) {
             if let Some(bytes) = bytes {
                 let read = t.try_bytes(head).await.unwrap_or_else(|error| panic!("{path} {number} after {when}: {error}"));

@@ -1,4 +1,5 @@
 //! Cases: renames of files.
+#![allow(missing_docs)] // the names say it
 
 use super::*;
 use pgfiles_store::batch::Young;
@@ -68,7 +69,8 @@ pub async fn a_young_file_just_moves(t: Tester) {
 }
 
 pub async fn an_older_file_does_not_just_move(t: Tester) {
-    let cases = [("two", 2, young(MOUNT, 60)), ("other", 1, young("other-mount", 60)), ("never", 1, young(MOUNT, 0)), ("none", 1, None)];
+    let cases =
+        [("two", 2, young(MOUNT, 60)), ("other", 1, young("other-mount", 60)), ("never", 1, young(MOUNT, 0)), ("none", 1, None)];
     for (path, versions, young) in cases {
         for _ in 0..versions {
             t.write(path, b"x").await;
@@ -88,7 +90,8 @@ pub async fn renames_check_both_ends(t: Tester) {
     let stale = Rename { expect_from: Precondition::Version(VersionNo(2)), ..rename("a", "b") };
     assert_eq!(refused(t.run(Op::Rename(stale)).await), Kind::Conflict);
     assert_eq!((t.text("a").await.unwrap(), t.text("b").await.unwrap()), (b"a".to_vec(), b"b".to_vec()));
-    let right = Rename { expect_from: Precondition::Head(head.id), expect_to: Precondition::Version(VersionNo(1)), ..rename("a", "b") };
+    let right =
+        Rename { expect_from: Precondition::Head(head.id), expect_to: Precondition::Version(VersionNo(1)), ..rename("a", "b") };
     t.must(Op::Rename(right)).await;
     let absent = Rename { expect_to: Precondition::Absent, ..rename("b", "a") };
     t.must(Op::Rename(absent)).await;
