@@ -1,0 +1,498 @@
+//! The table of translations: each request is decoded, handed to one operation of [`Vfs`], and answered.
+//!
+//! The operation is polled once on the session thread, because most are answered from memory; one that has to wait goes
+//! on as a task. A request that is dropped without an answer, as by a panic, is answered EIO by fuser.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use pgfiles_vfs::{Caller, EntryReply, HandleId, LookupReply, OpenMode, Opened, Result, SetAttr, Vfs, XattrMode};
+use tokio::runtime::Handle;
+
+use crate::convert;
+
+/// Inode numbers are random and not reused.
+const GENERATION: Generation = Generation(0);
+/// Names that one call of readdir brings; the kernel's buffer decides how many of them fit.
+const NAMES_PER_CALL: usize = 64;
+
+pub(crate) struct Adapter {
+    vfs: Arc<Vfs>,
+    runtime: Handle,
+}
+
+impl Adapter {
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle) -> Self {
+        Self { vfs, runtime }
+    }
+
+    /// Runs an operation to its end: here, if it does not have to wait.
+    fn run(&self, operation: impl Future<Output = ()> + Send + 'static) {
+        let mut operation = Box::pin(operation);
+        let _inside = self.runtime.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context).is_pending())) {
+            Ok(true) => drop(self.runtime.spawn(operation)),
+            Ok(false) => {}
+            Err(_) => tracing::error!("an operation panicked; it was answered EIO"),
+        }
+    }
+}
+
+/// Any reply that can say an errno.
+macro_rules! answer {
+    ($reply:ident, $what:literal, $result:expr, $value:pat => $ok:expr) => {
+        match $result {
+            Ok($value) => $ok,
+            Err(error) => {
+                log($what, &error);
+                $reply.error(convert::errno(&error));
+            }
+        }
+    };
+}
+
+fn log(what: &str, error: &pgfiles_vfs::VfsError) {
+    match convert::errno(error) {
+        Errno::EIO | Errno::ENOSPC => tracing::warn!(operation = what, %error, "answered with an error"),
+        _ => tracing::debug!(operation = what, %error, "answered with an error"),
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid() }
+}
+
+fn mode(flags: i32) -> OpenMode {
+    let access = flags & libc::O_ACCMODE;
+    OpenMode {
+        read: access != libc::O_WRONLY,
+        write: access != libc::O_RDONLY,
+        append: flags & libc::O_APPEND != 0,
+        truncate: flags & libc::O_TRUNC != 0,
+        exclusive: flags & libc::O_EXCL != 0,
+    }
+}
+
+fn opened(opened: Opened) -> (FileHandle, FopenFlags) {
+    let flags = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+    (FileHandle(opened.handle.0), flags)
+}
+
+fn handle(fh: FileHandle) -> HandleId {
+    HandleId(fh.0)
+}
+
+fn entry(reply: ReplyEntry, what: &str, result: Result<EntryReply>) {
+    match result {
+        Ok(found) => reply.entry(&found.ttl, &convert::attr(&found.attr), GENERATION),
+        Err(error) => {
+            log(what, &error);
+            reply.error(convert::errno(&error));
+        }
+    }
+}
+
+fn empty(reply: ReplyEmpty, what: &str, result: Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => {
+            log(what, &error);
+            reply.error(convert::errno(&error));
+        }
+    }
+}
+
+/// An attribute's value or list, or how long it is.
+fn xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => {
+            log("xattr", &error);
+            reply.error(convert::errno(&error));
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        const REQUEST_BYTES_MAX: u32 = 1 << 20;
+        const BACKGROUND_MAX: u16 = 64;
+        let _ = config.set_max_write(REQUEST_BYTES_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        for wanted in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+        ] {
+            // An older kernel without one of them works, only slower.
+            let _ = config.add_capabilities(wanted);
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Err(error) = self.runtime.block_on(self.vfs.shutdown()) {
+            tracing::error!(%error, "not everything was published at unmount");
+        }
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        self.run(async move {
+            match vfs.lookup(parent, &name).await {
+                Ok(LookupReply::Found(found)) => entry(reply, "lookup", Ok(found)),
+                // Inode 0 is an absence that the kernel may remember.
+                Ok(LookupReply::Absent(ttl)) if !ttl.is_zero() => reply.entry(&ttl, &absent(), GENERATION),
+                Ok(LookupReply::Absent(_)) => reply.error(Errno::ENOENT),
+                Err(error) => entry(reply, "lookup", Err(error)),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.vfs.forget(convert::ino(ino), lookups);
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
+        self.run(async move {
+            answer!(reply, "getattr", vfs.getattr(ino).await, found => reply.attr(&found.ttl, &convert::attr(&found.attr)));
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (vfs, ino, caller) = (self.vfs.clone(), convert::ino(ino), caller(request));
+        let (atime, mtime) = (atime.map(convert::set_time), mtime.map(convert::set_time));
+        let set = SetAttr { mode, uid, gid, size, atime, mtime };
+        self.run(async move {
+            let result = vfs.setattr(ino, set, fh.map(handle), caller).await;
+            answer!(reply, "setattr", result, found => reply.attr(&found.ttl, &convert::attr(&found.attr)));
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
+        self.run(async move { answer!(reply, "readlink", vfs.readlink(ino).await, target => reply.data(&target)) });
+    }
+
+    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        let caller = caller(request);
+        let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
+        self.run(async move {
+            entry(reply, "mknod", vfs.mknod(parent, &name, kind, mode & 0o7777, u64::from(rdev), caller).await);
+        });
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        let caller = caller(request);
+        self.run(async move { entry(reply, "mkdir", vfs.mkdir(parent, &name, mode & 0o7777, caller).await) });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        self.run(async move { empty(reply, "unlink", vfs.unlink(parent, &name).await) });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        self.run(async move { empty(reply, "rmdir", vfs.rmdir(parent, &name).await) });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        let (target, caller) = (target.as_os_str().as_bytes().to_vec(), caller(request));
+        self.run(async move { entry(reply, "symlink", vfs.symlink(parent, &name, &target, caller).await) });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        let (new_parent, new_name) = (convert::ino(new_parent), new_name.as_bytes().to_vec());
+        let noreplace = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
+            return reply.error(Errno::EINVAL);
+        }
+        self.run(async move {
+            empty(reply, "rename", vfs.rename(parent, &name, new_parent, &new_name, noreplace).await);
+        });
+    }
+
+    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (vfs, ino, parent) = (self.vfs.clone(), convert::ino(ino), convert::ino(parent));
+        let name = name.as_bytes().to_vec();
+        self.run(async move { entry(reply, "link", vfs.link(ino, parent, &name).await) });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (vfs, ino, caller) = (self.vfs.clone(), convert::ino(ino), caller(request));
+        self.run(async move {
+            answer!(reply, "open", vfs.open(ino, mode(flags.0), caller).await, file => {
+                let (fh, flags) = opened(file);
+                reply.opened(fh, flags);
+            });
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        permissions: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
+        let caller = caller(request);
+        self.run(async move {
+            let result = vfs.create(parent, &name, permissions & 0o7777, mode(flags), caller).await;
+            answer!(reply, "create", result, (found, file) => {
+                let (fh, flags) = opened(file);
+                reply.created(&found.ttl, &convert::attr(&found.attr), GENERATION, fh, flags);
+            });
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let vfs = self.vfs.clone();
+        self.run(async move {
+            answer!(reply, "read", vfs.read(handle(fh), offset, u64::from(size)).await, bytes => reply.data(&bytes));
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (vfs, bytes) = (self.vfs.clone(), Bytes::copy_from_slice(data));
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.run(async move {
+            answer!(reply, "write", vfs.write(handle(fh), offset, bytes, kill).await, len => reply.written(len as u32));
+        });
+    }
+
+    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let vfs = self.vfs.clone();
+        self.run(async move { empty(reply, "flush", vfs.flush_handle(handle(fh)).await) });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let vfs = self.vfs.clone();
+        self.run(async move {
+            vfs.release(handle(fh)).await;
+            reply.ok();
+        });
+    }
+
+    fn fsync(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let vfs = self.vfs.clone();
+        self.run(async move { empty(reply, "fsync", vfs.fsync(handle(fh), datasync).await) });
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
+        self.run(async move {
+            answer!(reply, "opendir", vfs.opendir(ino).await, dir => reply.opened(FileHandle(dir.0), FopenFlags::empty()));
+        });
+    }
+
+    fn readdir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let vfs = self.vfs.clone();
+        self.run(async move {
+            let mut at = offset;
+            loop {
+                let names = match vfs.readdir(handle(fh), at, NAMES_PER_CALL, false).await {
+                    Ok(names) => names,
+                    Err(error) => {
+                        log("readdir", &error);
+                        return reply.error(convert::errno(&error));
+                    }
+                };
+                let Some(last) = names.last() else { return reply.ok() };
+                at = last.next;
+                for name in &names {
+                    let kind = convert::kind(name.kind);
+                    if reply.add(INodeNo(name.ino.0), name.next, kind, OsStr::from_bytes(&name.name)) {
+                        return reply.ok();
+                    }
+                }
+            }
+        });
+    }
+
+    fn readdirplus(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let vfs = self.vfs.clone();
+        self.run(async move {
+            let mut at = offset;
+            loop {
+                let names = match vfs.readdir(handle(fh), at, NAMES_PER_CALL, true).await {
+                    Ok(names) => names,
+                    Err(error) => {
+                        log("readdirplus", &error);
+                        return reply.error(convert::errno(&error));
+                    }
+                };
+                let Some(last) = names.last() else { return reply.ok() };
+                at = last.next;
+                for (index, name) in names.iter().enumerate() {
+                    let (attr, ttl) = match &name.plus {
+                        Some((attr, ttl)) => (convert::attr(attr), *ttl),
+                        // For `.` and `..` the kernel wants nothing but the number.
+                        None => (fuser::FileAttr { ino: INodeNo(name.ino.0), kind: convert::kind(name.kind), ..absent() }, Duration::ZERO),
+                    };
+                    let ino = INodeNo(name.ino.0);
+                    if reply.add(ino, name.next, OsStr::from_bytes(&name.name), &ttl, &attr, GENERATION) {
+                        for name in names.iter().skip(index).filter(|name| name.plus.is_some()) {
+                            vfs.forget(name.ino, 1);
+                        }
+                        return reply.ok();
+                    }
+                }
+            }
+        });
+    }
+
+    fn releasedir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.vfs.releasedir(handle(fh));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
+        self.run(async move { empty(reply, "fsyncdir", vfs.fsyncdir(ino).await) });
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        const BLOCK_BYTES: u32 = 4096;
+        const NAME_BYTES_MAX: u32 = 255;
+        let vfs = self.vfs.clone();
+        self.run(async move {
+            answer!(reply, "statfs", vfs.statfs().await, stat => reply.statfs(
+                stat.blocks, stat.blocks_free, stat.blocks_free, stat.files, stat.files_free, BLOCK_BYTES, NAME_BYTES_MAX, BLOCK_BYTES,
+            ));
+        });
+    }
+
+    fn setxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let mode = match flags {
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => XattrMode::Set,
+        };
+        self.run(async move { empty(reply, "setxattr", vfs.setxattr(ino, &name, &value, mode).await) });
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (vfs, ino, name) = (self.vfs.clone(), convert::ino(ino), name.as_bytes().to_vec());
+        self.run(async move { xattr(reply, size, vfs.getxattr(ino, &name).await) });
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
+        self.run(async move { xattr(reply, size, vfs.listxattr(ino).await) });
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, ino, name) = (self.vfs.clone(), convert::ino(ino), name.as_bytes().to_vec());
+        self.run(async move { empty(reply, "removexattr", vfs.removexattr(ino, &name).await) });
+    }
+}
+
+/// An entry that says nothing.
+fn absent() -> fuser::FileAttr {
+    fuser::FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: fuser::FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}

@@ -1,0 +1,419 @@
+//! The inode table: inode number ↔ parent and name. Paths are computed by walking up, so that renaming a directory
+//! changes one entry. Pure: no I/O, no lock of its own.
+//!
+//! Invariants: `children` of a directory points at the node that a lookup of that name finds; the node's `place` is
+//! where its content is published. The two part when another client puts another file at the name while the first is
+//! open here: then the first keeps its place, and the name belongs to the second.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use pgfiles_store::key::{self, Key, Name, Prefix};
+use pgfiles_store::version::{AttrPatch, Kind, Timestamp, VersionId};
+use tokio::sync::Mutex;
+
+use crate::attr::{Facts, InodeNo};
+use crate::buffer::Data;
+use crate::error::{Result, VfsError};
+
+/// The async locks of an inode, and its content.
+pub(crate) struct Inode {
+    pub no: InodeNo,
+    /// Held by what changes the names in this directory.
+    pub names: Mutex<()>,
+    /// Held by what reads or changes the content.
+    pub data: Mutex<Data>,
+}
+
+/// What is known of an inode.
+pub(crate) struct Node {
+    pub facts: Facts,
+    /// Directory and name; `None` for the root and once the last name is gone.
+    pub place: Option<(InodeNo, Name)>,
+    pub children: HashMap<Name, InodeNo>,
+    /// Counts changes of names and facts in this directory by this mount: an answer of the store that was asked for
+    /// before is not believed.
+    pub changes: u64,
+    /// Created here and not published yet: no row says that it exists.
+    pub pending: bool,
+    /// The facts are ahead of the newest row: size and times of written data.
+    pub dirty: bool,
+    /// Attributes set while pending or dirty: they ride in the row that is published.
+    pub patch: AttrPatch,
+    /// The last name is gone, by an operation of this mount.
+    pub unlinked: bool,
+    /// A directory whose times are ahead of its marker.
+    times_ahead: bool,
+    /// The version whose pages the kernel holds.
+    pub kept: Option<VersionId>,
+    pub lookups: u64,
+    pub opens: u32,
+    inode: Option<Arc<Inode>>,
+}
+
+/// Something that [`Table::changed`] found.
+pub(crate) struct Known {
+    pub place: Option<(InodeNo, Name)>,
+    pub ino: Option<InodeNo>,
+}
+
+pub(crate) struct Table {
+    prefix: Prefix,
+    nodes: HashMap<InodeNo, Node>,
+    /// Open files whose name another client gave to another file: they keep their place.
+    strays: HashMap<(InodeNo, Name), Vec<InodeNo>>,
+    /// Directories whose times are ahead of their markers.
+    ahead: HashSet<InodeNo>,
+}
+
+impl Node {
+    fn new(facts: Facts, place: Option<(InodeNo, Name)>) -> Self {
+        Self {
+            facts,
+            place,
+            children: HashMap::new(),
+            changes: 0,
+            pending: false,
+            dirty: false,
+            patch: AttrPatch::default(),
+            unlinked: false,
+            times_ahead: false,
+            kept: None,
+            lookups: 0,
+            opens: 0,
+            inode: None,
+        }
+    }
+
+    /// Whether the table knows better than the store.
+    pub fn is_ahead(&self) -> bool {
+        self.pending || self.dirty || self.unlinked
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lookups == 0
+            && self.opens == 0
+            && !self.pending
+            && !self.dirty
+            && !self.times_ahead
+            && self.children.is_empty()
+            && self.inode.as_ref().is_none_or(|inode| Arc::strong_count(inode) == 1)
+    }
+}
+
+impl Table {
+    pub fn new(prefix: &Prefix) -> Self {
+        let root = Node { lookups: 1, ..Node::new(Facts::implied(prefix, None), None) };
+        Self { prefix: prefix.clone(), nodes: HashMap::from([(InodeNo::ROOT, root)]), strays: HashMap::new(), ahead: HashSet::new() }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.nodes.len() as u64
+    }
+
+    pub fn node(&self, no: InodeNo) -> Result<&Node> {
+        self.nodes.get(&no).ok_or(VfsError::Stale)
+    }
+
+    pub fn node_mut(&mut self, no: InodeNo) -> Result<&mut Node> {
+        self.nodes.get_mut(&no).ok_or(VfsError::Stale)
+    }
+
+    /// The directory of that number.
+    pub fn dir(&self, no: InodeNo) -> Result<&Node> {
+        let node = self.node(no)?;
+        if node.facts.kind == Kind::Dir { Ok(node) } else { Err(VfsError::NotDirectory) }
+    }
+
+    /// The locks of an inode, made when first asked for.
+    pub fn inode(&mut self, no: InodeNo) -> Result<Arc<Inode>> {
+        let node = self.node_mut(no)?;
+        let make = || Arc::new(Inode { no, names: Mutex::new(()), data: Mutex::new(Data::default()) });
+        Ok(node.inode.get_or_insert_with(make).clone())
+    }
+
+    /// Where a directory's names are: the mount's prefix and the path.
+    pub fn prefix_of(&self, no: InodeNo) -> Result<Prefix> {
+        if no == InodeNo::ROOT {
+            return Ok(self.prefix.clone());
+        }
+        Ok(Key::new(&format!("{}/", self.path(no)?))?.as_dir())
+    }
+
+    /// The path of an inode, without a trailing `/`, a directory's too. The root of a mount without a prefix has none:
+    /// [`VfsError::NotSupported`].
+    pub fn key_of(&self, no: InodeNo) -> Result<Key> {
+        if no == InodeNo::ROOT {
+            return Ok(self.prefix.marker().ok_or(VfsError::NotSupported)?.as_file());
+        }
+        Ok(Key::new(&self.path(no)?)?)
+    }
+
+    /// The path of a name in a directory.
+    pub fn key_in(&self, parent: InodeNo, name: &Name) -> Result<Key> {
+        Ok(self.prefix_of(parent)?.file(name)?)
+    }
+
+    fn path(&self, no: InodeNo) -> Result<String> {
+        let mut names = Vec::new();
+        let mut at = no;
+        while at != InodeNo::ROOT {
+            let (parent, name) = self.node(at)?.place.as_ref().ok_or(VfsError::NotFound)?;
+            names.push(name.component());
+            at = *parent;
+        }
+        let mut path = self.prefix.as_str().to_owned();
+        for (index, name) in names.iter().rev().enumerate() {
+            if index > 0 {
+                path.push('/');
+            }
+            path.push_str(name);
+        }
+        Ok(path)
+    }
+
+    /// The node that a name of a directory stands for, as far as it is known.
+    pub fn child(&self, parent: InodeNo, name: &Name) -> Option<InodeNo> {
+        self.nodes.get(&parent)?.children.get(name).copied()
+    }
+
+    /// Whether `no` is `ancestor` or lies below it.
+    pub fn is_below(&self, mut no: InodeNo, ancestor: InodeNo) -> bool {
+        loop {
+            if no == ancestor {
+                return true;
+            }
+            match self.nodes.get(&no).and_then(|node| node.place.as_ref()) {
+                Some((parent, _)) => no = *parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// A free number for facts: their own, or where that is taken by another file, one that their key implies.
+    fn number_for(&self, facts: &Facts, key: &Key) -> InodeNo {
+        let free = |no: u64| no > 1 && !self.nodes.contains_key(&InodeNo(no));
+        let mut no = facts.ino;
+        if !free(no) {
+            no = key::implied_ino(&key.as_dir());
+        }
+        while !free(no) {
+            no = no.wrapping_add(1);
+        }
+        InodeNo(no)
+    }
+
+    /// Puts a new node at a name, whatever was known to be there.
+    pub fn insert(&mut self, parent: InodeNo, name: &Name, key: &Key, facts: Facts) -> Result<InodeNo> {
+        self.node(parent)?;
+        let no = self.number_for(&facts, key);
+        self.nodes.insert(no, Node::new(facts, Some((parent, name.clone()))));
+        self.node_mut(parent)?.children.insert(name.clone(), no);
+        Ok(no)
+    }
+
+    /// Takes over what the store says stands at a name; facts that are ahead of the store stay.
+    pub fn admit(&mut self, parent: InodeNo, name: &Name, key: &Key, facts: Facts) -> Result<InodeNo> {
+        if let Some(no) = self.child(parent, name) {
+            let node = self.node_mut(no)?;
+            if node.is_ahead() {
+                return Ok(no);
+            }
+            if node.facts.ino == facts.ino && node.facts.kind == facts.kind {
+                node.refresh(facts);
+                return Ok(no);
+            }
+            self.detach(parent, name);
+        }
+        self.insert(parent, name, key, facts)
+    }
+
+    /// The node whose number an entry claims although it is known elsewhere: moved there by another client, maybe.
+    pub fn elsewhere(&self, parent: InodeNo, name: &Name, facts: &Facts) -> Option<InodeNo> {
+        let no = InodeNo(facts.ino);
+        let node = self.nodes.get(&no)?;
+        let here = node.place.as_ref().is_some_and(|place| place.0 == parent && place.1 == *name);
+        (no != InodeNo::ROOT && !here && !node.is_ahead() && node.facts.kind == facts.kind).then_some(no)
+    }
+
+    /// The name stands for nothing that is known: removed or replaced by another client. An open file keeps its place.
+    pub fn detach(&mut self, parent: InodeNo, name: &Name) {
+        let Some(dir) = self.nodes.get_mut(&parent) else { return };
+        let Some(no) = dir.children.remove(name) else { return };
+        self.tidy(no);
+        if self.nodes.contains_key(&no) {
+            self.strays.entry((parent, name.clone())).or_default().push(no);
+        }
+    }
+
+    /// Moves a node to a name; what was there loses it.
+    pub fn place(&mut self, no: InodeNo, parent: InodeNo, name: &Name) -> Result<()> {
+        self.node(parent)?;
+        self.leave(no);
+        self.unlink(parent, name);
+        self.node_mut(no)?.place = Some((parent, name.clone()));
+        self.node_mut(parent)?.children.insert(name.clone(), no);
+        Ok(())
+    }
+
+    /// Another client moved a file: its node follows it, and what was known at the name is detached.
+    pub fn relocate(&mut self, no: InodeNo, parent: InodeNo, name: &Name) -> Result<()> {
+        self.node(parent)?;
+        self.leave(no);
+        self.detach(parent, name);
+        self.node_mut(no)?.place = Some((parent, name.clone()));
+        self.node_mut(parent)?.children.insert(name.clone(), no);
+        Ok(())
+    }
+
+    /// Takes a node out of its directory.
+    fn leave(&mut self, no: InodeNo) {
+        let Some(place) = self.nodes.get_mut(&no).and_then(|node| node.place.take()) else { return };
+        if let Some(parent) = self.nodes.get_mut(&place.0)
+            && parent.children.get(&place.1) == Some(&no)
+        {
+            parent.children.remove(&place.1);
+        }
+        if let Some(strays) = self.strays.get_mut(&place) {
+            strays.retain(|stray| *stray != no);
+            if strays.is_empty() {
+                self.strays.remove(&place);
+            }
+        }
+    }
+
+    /// A name goes, by this mount: whatever had its place there is never published again.
+    pub fn unlink(&mut self, parent: InodeNo, name: &Name) {
+        let mut gone = self.strays.remove(&(parent, name.clone())).unwrap_or_default();
+        gone.extend(self.nodes.get_mut(&parent).and_then(|dir| dir.children.remove(name)));
+        for no in gone {
+            if let Some(node) = self.nodes.get_mut(&no) {
+                node.place = None;
+                node.unlinked = true;
+                node.pending = false;
+                node.dirty = false;
+            }
+            self.ahead.remove(&no);
+            self.tidy(no);
+        }
+    }
+
+    /// Counts a change in the directory that holds a node.
+    pub fn touch(&mut self, no: InodeNo) {
+        let parent = self.nodes.get(&no).and_then(|node| node.place.as_ref()).map(|place| place.0);
+        for no in [Some(no), parent].into_iter().flatten() {
+            if let Some(node) = self.nodes.get_mut(&no) {
+                node.changes += 1;
+            }
+        }
+    }
+
+    /// Forgets lookups.
+    pub fn forget(&mut self, no: InodeNo, lookups: u64) {
+        if no == InodeNo::ROOT {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(&no) {
+            node.lookups = node.lookups.saturating_sub(lookups);
+            self.tidy(no);
+        }
+    }
+
+    /// Drops a node that nothing refers to, and parents that only it held.
+    pub fn tidy(&mut self, mut no: InodeNo) {
+        while no != InodeNo::ROOT && self.nodes.get(&no).is_some_and(Node::is_idle) {
+            let parent = self.nodes.get(&no).and_then(|node| node.place.as_ref()).map(|place| place.0);
+            self.leave(no);
+            self.nodes.remove(&no);
+            let Some(parent) = parent else { return };
+            no = parent;
+        }
+    }
+
+    /// Nodes at a key and, for a marker's key, all below it, whose facts are from now on not to be believed.
+    pub fn changed(&mut self, key: &Key) -> Vec<Known> {
+        let Some(path) = self.prefix.strip(key).map(str::to_owned) else {
+            let all = self.prefix.as_str().starts_with(key.as_str()) && key.is_marker();
+            return if all { self.below(InodeNo::ROOT) } else { Vec::new() };
+        };
+        let mut at = InodeNo::ROOT;
+        let components: Vec<&str> = path.trim_end_matches('/').split('/').filter(|part| !part.is_empty()).collect();
+        for (index, component) in components.iter().enumerate() {
+            let Some(name) = Name::from_component(component) else { return Vec::new() };
+            match self.child(at, &name) {
+                Some(no) => at = no,
+                None if index + 1 == components.len() => {
+                    return vec![Known { place: Some((at, name)), ino: None }, Known { place: None, ino: Some(at) }];
+                }
+                None => return Vec::new(),
+            }
+        }
+        let mut known = if key.is_marker() { self.below(at) } else { Vec::new() };
+        if let Some(node) = self.nodes.get(&at) {
+            let parent = node.place.as_ref().map(|place| place.0);
+            known.push(Known { place: node.place.clone(), ino: Some(at) });
+            known.push(Known { place: None, ino: parent });
+        }
+        self.touch(at);
+        known
+    }
+
+    fn below(&mut self, no: InodeNo) -> Vec<Known> {
+        let mut known = Vec::new();
+        let mut stack = vec![no];
+        while let Some(no) = stack.pop() {
+            let Some(node) = self.nodes.get_mut(&no) else { continue };
+            node.changes += 1;
+            known.push(Known { place: node.place.clone(), ino: Some(no) });
+            stack.extend(node.children.values());
+        }
+        known
+    }
+
+    /// Sets a directory's times after a change of its names. Whether they are to be persisted: implied directories have
+    /// no row to keep them in.
+    pub fn stamp(&mut self, dir: InodeNo, now: Timestamp) -> bool {
+        let Some(node) = self.nodes.get_mut(&dir) else { return false };
+        node.facts.mtime = now;
+        node.facts.ctime = now;
+        node.changes += 1;
+        node.times_ahead = node.facts.row.is_some() && !node.unlinked;
+        node.times_ahead && self.ahead.insert(dir)
+    }
+
+    /// Directories whose times are ahead of their markers: path and times. They count as persisted from now on.
+    pub fn take_ahead(&mut self, only: Option<InodeNo>) -> Vec<(InodeNo, Key, Timestamp, Timestamp)> {
+        let wanted: Vec<InodeNo> = self.ahead.iter().copied().filter(|no| only.is_none_or(|only| only == *no)).collect();
+        let mut out = Vec::new();
+        for no in wanted {
+            self.ahead.remove(&no);
+            let key = self.prefix_of(no).ok().and_then(|prefix| prefix.marker());
+            let Some(node) = self.nodes.get_mut(&no) else { continue };
+            node.times_ahead = false;
+            if let Some(key) = key {
+                out.push((no, key, node.facts.mtime, node.facts.ctime));
+            }
+        }
+        out
+    }
+
+    /// Children of a directory that have no row yet.
+    pub fn pending_in(&self, dir: InodeNo) -> Vec<(Name, InodeNo)> {
+        let Some(node) = self.nodes.get(&dir) else { return Vec::new() };
+        let pending = |no: &InodeNo| self.nodes.get(no).is_some_and(|node| node.pending);
+        node.children.iter().filter(|(_, no)| pending(no)).map(|(name, no)| (name.clone(), *no)).collect()
+    }
+}
+
+impl Node {
+    /// Takes over newer facts of the same file. A directory's times that are ahead stay.
+    pub fn refresh(&mut self, facts: Facts) {
+        let (mtime, ctime) = (self.facts.mtime, self.facts.ctime);
+        self.facts = facts;
+        if self.times_ahead || (self.facts.kind == Kind::Dir && self.facts.row.is_none()) {
+            self.facts.mtime = self.facts.mtime.max(mtime);
+            self.facts.ctime = self.facts.ctime.max(ctime);
+        }
+    }
+}
+

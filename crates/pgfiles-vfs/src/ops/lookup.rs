@@ -1,0 +1,219 @@
+//! lookup, getattr, readlink, forget: what a name stands for and what is known of it.
+
+use std::time::Duration;
+
+use pgfiles_store::key::{self, Key, Name};
+use pgfiles_store::version::Kind;
+
+use crate::Vfs;
+use crate::attr::{Attr, Facts, InodeNo};
+use crate::error::{Result, VfsError};
+
+/// Bodies up to this size come along with a lookup, so that reading a small file costs no second round trip.
+pub(crate) const LOOKUP_INLINE_BYTES: u32 = 32 << 10;
+/// How often an answer is asked for again because this mount changed the directory meanwhile.
+const RETRIES: u32 = 8;
+
+/// An inode and how long what is said of it may be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct EntryReply {
+    pub attr: Attr,
+    pub ttl: Duration,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookupReply {
+    /// An inode; counted as one lookup.
+    Found(EntryReply),
+    /// Nothing, and that may be trusted for so long.
+    Absent(Duration),
+}
+
+impl Vfs {
+    /// What a name of a directory stands for. Counts a lookup of the inode, to be given back by [`Vfs::forget`].
+    ///
+    /// # Errors
+    /// [`VfsError::NameTooLong`], [`VfsError::NotDirectory`], [`VfsError::Stale`] for an unknown parent.
+    pub async fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<LookupReply> {
+        let name = Name::new(name)?;
+        match self.find(parent, &name).await? {
+            Some(no) => self.entry(no).map(LookupReply::Found),
+            None => {
+                let key = self.table().key_in(parent, &name)?;
+                Ok(LookupReply::Absent(self.fresh.trusted_for(&key)))
+            }
+        }
+    }
+
+    /// The reply for an inode that is handed to the kernel: counts a lookup.
+    pub(crate) fn entry(&self, no: InodeNo) -> Result<EntryReply> {
+        self.table().node_mut(no)?.lookups += 1;
+        self.known(no)
+    }
+
+    /// What the table knows of an inode.
+    pub(crate) fn known(&self, no: InodeNo) -> Result<EntryReply> {
+        let (attr, key) = {
+            let table = self.table();
+            let node = table.node(no)?;
+            (node.facts.attr(no, node.unlinked, &self.view), table.key_of(no).ok())
+        };
+        let ttl = key.map_or(Duration::ZERO, |key| self.fresh.trusted_for(&key));
+        Ok(EntryReply { attr, ttl })
+    }
+
+    /// Gives lookups back. An inode without any, and not open, is known no more.
+    pub fn forget(&self, ino: InodeNo, lookups: u64) {
+        self.table().forget(ino, lookups);
+    }
+
+    /// The node that a name stands for; no lookup is counted.
+    pub(crate) async fn find(&self, parent: InodeNo, name: &Name) -> Result<Option<InodeNo>> {
+        let mut tries = 0;
+        loop {
+            let (key, changes) = {
+                let table = self.table();
+                let dir = table.dir(parent)?;
+                if let Some(no) = table.child(parent, name)
+                    && table.node(no)?.is_ahead()
+                {
+                    return Ok(Some(no));
+                }
+                (table.key_in(parent, name)?, dir.changes)
+            };
+            let entry = self.store.lookup(std::slice::from_ref(&key), LOOKUP_INLINE_BYTES).await?.pop().flatten();
+            let facts = entry.as_ref().map(|entry| Facts::of_entry(entry, &key));
+            let moved = match &facts {
+                Some(facts) => self.moved_here(parent, name, facts).await?,
+                None => None,
+            };
+            let mut table = self.table();
+            tries += 1;
+            if table.dir(parent)?.changes != changes && tries < RETRIES {
+                continue;
+            }
+            return match (facts, moved) {
+                (None, _) => {
+                    let ahead = table.child(parent, name).filter(|no| table.node(*no).is_ok_and(|node| node.is_ahead()));
+                    if ahead.is_none() {
+                        table.detach(parent, name);
+                    }
+                    Ok(ahead)
+                }
+                (Some(facts), Some(no)) => {
+                    table.relocate(no, parent, name)?;
+                    table.node_mut(no)?.refresh(facts);
+                    Ok(Some(no))
+                }
+                (Some(facts), None) => table.admit(parent, name, &key, facts).map(Some),
+            };
+        }
+    }
+
+    /// The known node that an entry is, if another client moved it here: its number is known at another name, and that
+    /// name does not have it any more.
+    async fn moved_here(&self, parent: InodeNo, name: &Name, facts: &Facts) -> Result<Option<InodeNo>> {
+        let (no, key) = {
+            let table = self.table();
+            let Some(no) = table.elsewhere(parent, name, facts) else { return Ok(None) };
+            match table.key_of(no) {
+                Ok(key) => (no, key),
+                Err(_) => return Ok(None),
+            }
+        };
+        let there = self.store.lookup(std::slice::from_ref(&key), 0).await?.pop().flatten();
+        let stays = there.is_some_and(|entry| Facts::of_entry(&entry, &key).ino == facts.ino);
+        Ok((!stays).then_some(no))
+    }
+
+    /// What `stat` shows, asked for again where the store may know better.
+    ///
+    /// # Errors
+    /// [`VfsError::Stale`] where the file was removed or replaced by another client and nobody has it open.
+    pub async fn getattr(&self, ino: InodeNo) -> Result<EntryReply> {
+        self.refresh(ino).await?;
+        self.known(ino)
+    }
+
+    /// Takes over what the store knows of an inode.
+    pub(crate) async fn refresh(&self, no: InodeNo) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let (key, changes) = {
+                let table = self.table();
+                let node = table.node(no)?;
+                if node.is_ahead() {
+                    return Ok(());
+                }
+                match table.key_of(no) {
+                    Ok(key) => (key, node.changes),
+                    Err(VfsError::NotSupported | VfsError::NotFound) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            };
+            let entry = self.store.lookup(std::slice::from_ref(&key), LOOKUP_INLINE_BYTES).await?.pop().flatten();
+            let mut table = self.table();
+            let node = table.node(no)?;
+            tries += 1;
+            if node.changes != changes && tries < RETRIES {
+                continue;
+            }
+            if node.is_ahead() {
+                return Ok(());
+            }
+            return self.believe(&mut table, no, &key, entry.as_ref());
+        }
+    }
+
+    fn believe(
+        &self,
+        table: &mut crate::inode::Table,
+        no: InodeNo,
+        key: &Key,
+        entry: Option<&pgfiles_store::Entry>,
+    ) -> Result<()> {
+        let facts = match entry {
+            Some(entry) => Facts::of_entry(entry, key),
+            // A prefix that holds nothing yet is an empty directory.
+            None if no == InodeNo::ROOT => Facts::implied(&key.as_dir(), None),
+            None => return self.gone(table, no),
+        };
+        let node = table.node_mut(no)?;
+        let same = node.facts.kind == facts.kind && (node.facts.ino == facts.ino || no == InodeNo::ROOT);
+        // An implied directory that was made explicit by another client may have got a number of its own.
+        let explicit = node.facts.kind == Kind::Dir && facts.kind == Kind::Dir && !node.facts.ino_stored;
+        if !same && !explicit {
+            return self.gone(table, no);
+        }
+        node.refresh(facts);
+        Ok(())
+    }
+
+    /// Another client removed or replaced the file. Who has it open keeps what it was.
+    fn gone(&self, table: &mut crate::inode::Table, no: InodeNo) -> Result<()> {
+        let node = table.node(no)?;
+        let open = node.opens > 0;
+        if let Some((parent, name)) = node.place.clone()
+            && table.child(parent, &name) == Some(no)
+        {
+            table.detach(parent, &name);
+        }
+        if open { Ok(()) } else { Err(VfsError::Stale) }
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// [`VfsError::InvalidArgument`] for anything else.
+    pub async fn readlink(&self, ino: InodeNo) -> Result<Vec<u8>> {
+        self.refresh(ino).await?;
+        let table = self.table();
+        let facts = &table.node(ino)?.facts;
+        match (facts.kind, facts.extra.as_ref().and_then(|extra| extra.target.as_deref())) {
+            (Kind::Symlink, Some(target)) => Ok(key::unescape(target)),
+            _ => Err(VfsError::InvalidArgument("not a symlink")),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The kernel's operations, one file per family. Each is a method of [`crate::Vfs`] of the same name.
+
+mod create;
+pub mod lookup;
+mod open;
+mod read;
+mod readdir;
+mod remove;
+mod rename;
+mod setattr;
+pub mod statfs;
+mod write;
+pub mod xattr;

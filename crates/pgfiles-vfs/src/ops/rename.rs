@@ -1,0 +1,211 @@
+//! rename of files and directories.
+
+use std::sync::Arc;
+
+use pgfiles_store::batch::{Durability, Op, Precondition, Rename, RenameDir, Young};
+use pgfiles_store::key::Name;
+use pgfiles_store::version::Kind;
+use tokio::sync::MutexGuard;
+
+use crate::Vfs;
+use crate::attr::InodeNo;
+use crate::buffer::Data;
+use crate::error::{Result, VfsError};
+use crate::inode::Inode;
+use crate::publish::is_conflict;
+
+/// Takes the names of two directories, in the order of their numbers; once if they are one.
+pub(crate) async fn lock_names<'a>(a: &'a Inode, b: &'a Inode) -> (MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>) {
+    if a.no == b.no {
+        return (a.names.lock().await, None);
+    }
+    let (first, second) = if a.no < b.no { (a, b) } else { (b, a) };
+    let first = first.names.lock().await;
+    (first, Some(second.names.lock().await))
+}
+
+/// Takes the data of one or two files, in the order of their numbers; the first one's guard comes first.
+async fn lock_data<'a>(a: &'a Inode, b: Option<&'a Arc<Inode>>) -> (MutexGuard<'a, Data>, Option<MutexGuard<'a, Data>>) {
+    match b {
+        Some(b) if b.no < a.no => {
+            let b = b.data.lock().await;
+            (a.data.lock().await, Some(b))
+        }
+        Some(b) => {
+            let a = a.data.lock().await;
+            (a, Some(b.data.lock().await))
+        }
+        None => (a.data.lock().await, None),
+    }
+}
+
+impl Vfs {
+    /// Moves a name. What stood at the new one becomes history; who has it open keeps it. One round trip.
+    ///
+    /// # Errors
+    /// [`VfsError::NotFound`]; [`VfsError::Exists`] with `noreplace`; [`VfsError::NotEmpty`], [`VfsError::IsDirectory`],
+    /// [`VfsError::NotDirectory`] as `man 2 rename`; [`VfsError::InvalidArgument`] for a directory into itself.
+    pub async fn rename(
+        self: &Arc<Self>,
+        parent: InodeNo,
+        name: &[u8],
+        new_parent: InodeNo,
+        new_name: &[u8],
+        noreplace: bool,
+    ) -> Result<()> {
+        self.writable()?;
+        let (name, new_name) = (Name::new(name)?, Name::new(new_name)?);
+        let no = self.find(parent, &name).await?.ok_or(VfsError::NotFound)?;
+        let (from, to) = {
+            let mut table = self.table();
+            (table.inode(parent)?, table.inode(new_parent)?)
+        };
+        if self.table().node(no)?.facts.kind == Kind::Dir {
+            let _moves = self.moves.write().await;
+            let _names = lock_names(&from, &to).await;
+            return self.rename_dir(parent, &name, new_parent, &new_name, noreplace).await;
+        }
+        let _moves = self.moves.read().await;
+        let _names = lock_names(&from, &to).await;
+        self.rename_file(parent, &name, new_parent, &new_name, noreplace).await
+    }
+
+    /// Both ends of a rename with the names held; `None` where they are one file.
+    async fn ends(
+        &self,
+        (parent, name): (InodeNo, &Name),
+        (new_parent, new_name): (InodeNo, &Name),
+        noreplace: bool,
+    ) -> Result<Option<(InodeNo, Option<InodeNo>)>> {
+        let no = self.find(parent, name).await?.ok_or(VfsError::NotFound)?;
+        let target = self.find(new_parent, new_name).await?;
+        if noreplace && target.is_some() {
+            return Err(VfsError::Exists);
+        }
+        if target == Some(no) {
+            return Ok(None);
+        }
+        let table = self.table();
+        let is_dir = |no: InodeNo| table.node(no).map(|node| node.facts.kind == Kind::Dir);
+        if let Some(target) = target {
+            match (is_dir(no)?, is_dir(target)?) {
+                (true, false) => return Err(VfsError::NotDirectory),
+                (false, true) => return Err(VfsError::IsDirectory),
+                (true, true) | (false, false) => {}
+            }
+        }
+        Ok(Some((no, target)))
+    }
+
+    async fn rename_file(
+        self: &Arc<Self>,
+        parent: InodeNo,
+        name: &Name,
+        new_parent: InodeNo,
+        new_name: &Name,
+        noreplace: bool,
+    ) -> Result<()> {
+        let Some((no, target)) = self.ends((parent, name), (new_parent, new_name), noreplace).await? else { return Ok(()) };
+        let (inode, replaced) = {
+            let mut table = self.table();
+            (table.inode(no)?, target.map(|target| table.inode(target)).transpose()?)
+        };
+        let (mut data, replaced_data) = lock_data(&inode, replaced.as_ref()).await;
+        if self.table().node(no)?.pending {
+            // The source must have a row to be moved.
+            self.publish_locked(&inode, &mut data, Durability::Async).await?;
+        }
+        let now = self.clock.now();
+        let rename = Rename {
+            id: self.clock.version_id(),
+            history: self.clock.version_id(),
+            from: self.table().key_in(parent, name)?,
+            to: self.table().key_in(new_parent, new_name)?,
+            expect_from: Precondition::Any,
+            expect_to: if noreplace { Precondition::Absent } else { Precondition::Any },
+            young: self.young(),
+            ctime: Some(now),
+        };
+        let outcome = self.commit(vec![Op::Rename(rename)], Durability::Async).await;
+        let exists = |error| if noreplace && is_conflict(&error) { VfsError::Exists } else { error.into() };
+        let head = outcome.map_err(exists)?.pop().and_then(|outcome| outcome.head);
+        {
+            let mut table = self.table();
+            table.touch(no);
+            table.place(no, new_parent, new_name)?;
+            let node = table.node_mut(no)?;
+            node.facts.ctime = now;
+            let before = node.facts.row.map(|(id, _)| id);
+            if let Some(head) = head {
+                let after = Some(head.id);
+                node.facts.row = Some((head.id, head.version));
+                node.facts.body = head.meta.body;
+                let follow = |id: &mut Option<_>| {
+                    if *id == before {
+                        *id = after;
+                    }
+                };
+                follow(&mut node.kept);
+                follow(&mut data.of);
+                follow(&mut data.extends);
+            }
+            if let Some(target) = target.and_then(|target| table.node_mut(target).ok()) {
+                target.facts.ctime = now;
+            }
+        }
+        self.stamp_dir(parent);
+        self.stamp_dir(new_parent);
+        drop((data, replaced_data));
+        drop((inode, replaced));
+        if let Some(target) = target {
+            self.table().tidy(target);
+        }
+        Ok(())
+    }
+
+    async fn rename_dir(
+        self: &Arc<Self>,
+        parent: InodeNo,
+        name: &Name,
+        new_parent: InodeNo,
+        new_name: &Name,
+        noreplace: bool,
+    ) -> Result<()> {
+        let Some((no, target)) = self.ends((parent, name), (new_parent, new_name), noreplace).await? else { return Ok(()) };
+        let (from, to) = {
+            let table = self.table();
+            if table.node(no)?.facts.kind != Kind::Dir {
+                return Err(VfsError::NotDirectory);
+            }
+            if table.is_below(new_parent, no) {
+                return Err(VfsError::InvalidArgument("a directory cannot be moved below itself"));
+            }
+            if target.is_some_and(|target| !table.pending_in(target).is_empty()) {
+                return Err(VfsError::NotEmpty);
+            }
+            (table.prefix_of(no)?, table.prefix_of(new_parent)?.dir(new_name)?)
+        };
+        let id = self.clock.version_id();
+        let rename = RenameDir { id, from, to, young: self.young(), to_absent: noreplace };
+        let outcome = self.commit(vec![Op::RenameDir(rename)], Durability::Async).await;
+        outcome.map_err(|error| if noreplace && is_conflict(&error) { VfsError::Exists } else { error.into() })?;
+        {
+            let mut table = self.table();
+            table.touch(no);
+            table.place(no, new_parent, new_name)?;
+            let node = table.node_mut(no)?;
+            node.facts.ctime = self.clock.now();
+        }
+        self.stamp_dir(parent);
+        self.stamp_dir(new_parent);
+        if let Some(target) = target {
+            self.table().tidy(target);
+        }
+        Ok(())
+    }
+
+    fn young(&self) -> Option<Young> {
+        let seconds = self.config.young_seconds;
+        (seconds > 0).then(|| Young { mount: self.config.mount_id.clone(), seconds })
+    }
+}
