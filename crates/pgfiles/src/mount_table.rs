@@ -48,7 +48,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
         let octal = after.get(..3).filter(|_| byte == b'\\');
-        let code = octal.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let code =
+            octal.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match code {
             Some(code) => {
                 out.push(code);

@@ -61,12 +61,8 @@ impl Account {
     /// A command that runs as this user, with no input, in a directory that everyone may stand in, and with a plain environment.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.stdin(Stdio::null()).current_dir("/").env_clear().env("LC_ALL", "C");
-        for name in ENVIRONMENT_KEPT {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
+        command.stdin(Stdio::null()).current_dir("/");
+        plain_environment(&mut command);
         if !self.is_me() {
             // With `uid` set and root running, std also drops the supplementary groups.
             command.uid(self.uid).gid(self.gid).env("HOME", "/").env_remove("TMPDIR");
@@ -80,6 +76,16 @@ impl Account {
             std::os::unix::fs::fchown(file, Some(self.uid), Some(self.gid))?;
         }
         Ok(())
+    }
+}
+
+/// Leaves a command only what the server and its keeper need of our environment.
+pub fn plain_environment(command: &mut Command) {
+    command.env_clear().env("LC_ALL", "C");
+    for name in ENVIRONMENT_KEPT {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
+use super::account::plain_environment;
 use super::cluster::Cluster;
 use super::place::{Place, try_lock};
 
@@ -26,7 +28,8 @@ const SHORT_LIVES_MAX: u32 = 5;
 /// Starts a keeper and waits until its server answers. The caller holds `use.lock` and `start.lock`, and no keeper lives.
 pub fn spawn(program: &Path, place: &Place) -> Result<()> {
     let mut command = Command::new(program);
-    command.arg(COMMAND).arg(&place.base).arg(place.stop_after.as_secs_f64().to_string());
+    plain_environment(&mut command);
+    command.arg0("pgfiles").arg(COMMAND).arg(&place.base).arg(place.stop_after.as_secs_f64().to_string());
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
     let mut said = String::new();

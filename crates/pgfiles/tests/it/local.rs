@@ -101,6 +101,8 @@ fn set_up_used_stopped_and_used_again() {
     assert_eq!(sql(&lease, "SHOW fsync").as_deref(), Ok("on"));
     assert_eq!(sql(&lease, "SHOW jit").as_deref(), Ok("off"), "pgfiles.conf is read");
     sql(&lease, "CREATE TABLE kept AS SELECT 42 AS n").expect("created");
+    let keeper = std::fs::read(format!("/proc/{}/environ", ground.keepers()[0])).expect("read");
+    assert!(!String::from_utf8_lossy(&keeper).contains("CARGO"), "the keeper's environment holds nothing of ours");
     // A use longer than the time to stop keeps it running.
     let started = sql(&lease, "SELECT pg_postmaster_start_time()");
     sql(&lease, "SELECT pg_sleep(0.6)").expect("slept");
