@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{ChannelBinding as PgChannelBinding, SslMode as PgSslMode};
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Socket};
 
 use super::dsn::{ChannelBinding, Dsn, Endpoint, Host, Password, SslMode, Target};
 use super::passfile::{self, Found};
@@ -106,18 +107,36 @@ impl Canceller {
     }
 }
 
+/// The half of a connection that does the work.
+type Driver<T> = tokio_postgres::Connection<Socket, T>;
+
 /// Makes connections from a DSN.
 #[derive(Debug, Clone)]
 pub struct Connector {
     dsn: Arc<Dsn>,
     application_name: String,
+    ears: Option<Ears>,
+}
+
+/// Where notifications go that arrive on a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Ears {
+    /// Channel and payload.
+    pub(super) heard: tokio::sync::mpsc::Sender<(String, String)>,
+    /// Set where one had to be left out because nobody took them fast enough.
+    pub(super) overflowed: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Connector {
     /// `application_name` is used where the DSN names none.
     pub fn new(dsn: Dsn, application_name: &str) -> Self {
         let application_name = dsn.application_name.clone().unwrap_or_else(|| application_name.to_owned());
-        Self { dsn: Arc::new(dsn), application_name }
+        Self { dsn: Arc::new(dsn), application_name, ears: None }
+    }
+
+    /// The same, with notifications going there.
+    pub(super) fn with_ears(&self, ears: Ears) -> Self {
+        Self { ears: Some(ears), ..self.clone() }
     }
 
     /// What it connects to.
@@ -202,18 +221,34 @@ impl Connector {
 
     /// The outer error: the files of the DSN cannot be used.
     async fn encrypted(&self, config: &Config, end: &Endpoint) -> Result<std::result::Result<Connection, tokio_postgres::Error>> {
-        let tls = tls::connector(&self.dsn)?;
+        let dsn = self.dsn.clone();
+        let read = tokio::task::spawn_blocking(move || tls::connector(&dsn)).await;
+        let tls = read.map_err(|e| StoreError::new(Kind::Unavailable, "reading the certificates was stopped").with_source(e))??;
         Ok(config.connect(tls).await.map(|(client, driver)| self.keep(client, driver, end, true)))
     }
 
     /// Lets the connection run in a task of its own.
-    fn keep<D>(&self, client: Client, driver: D, end: &Endpoint, encrypted: bool) -> Connection
+    fn keep<T>(&self, client: Client, mut driver: Driver<T>, end: &Endpoint, encrypted: bool) -> Connection
     where
-        D: Future<Output = std::result::Result<(), tokio_postgres::Error>> + Send + 'static,
+        T: TlsStream + Unpin + Send + 'static,
     {
+        let ears = self.ears.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "a connection ended");
+            while let Some(message) = std::future::poll_fn(|cx| driver.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notification(note)) => {
+                        let Some(ears) = &ears else { continue };
+                        if ears.heard.try_send((note.channel().to_owned(), note.payload().to_owned())).is_err() {
+                            ears.overflowed.store(true, std::sync::atomic::Ordering::Release);
+                        }
+                    }
+                    Ok(AsyncMessage::Notice(notice)) => tracing::debug!(%notice, "the server remarks"),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection ended");
+                        break;
+                    }
+                }
             }
         });
         let canceller = Canceller { token: client.cancel_token(), dsn: self.dsn.clone(), encrypted, armed: false };

@@ -8,6 +8,7 @@
 pub mod connect;
 pub mod dsn;
 mod dsn_text;
+pub mod listen;
 mod passfile;
 mod pool;
 mod row;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 
 use self::connect::{Connector, Hello, WRITER};
 use self::dsn::{Dsn, Environment};
+use self::listen::Listener;
 use self::pool::{Lease, Limits, Params, Pool};
 use crate::batch::{Batch, Op, Outcome};
 use crate::error::{Kind, Result, StoreError};
@@ -109,6 +111,14 @@ impl PgStore {
         Ok(self.pool.get().await?.hello().cloned().unwrap_or_default())
     }
 
+    /// Hears of changes that others make below a prefix, over a connection of its own. `mount` names the listener.
+    ///
+    /// # Errors
+    /// As [`Connector::open`]; [`Kind::Unsupported`] behind a pooler that delivers no notifications.
+    pub async fn listen(self: &Arc<Self>, prefix: &Prefix, mount: &str) -> Result<Listener> {
+        Listener::start(self.clone(), prefix.clone(), mount.to_owned()).await
+    }
+
     /// What it connects to.
     pub fn dsn(&self) -> &Dsn {
         self.pool.connector().dsn()
@@ -153,6 +163,14 @@ impl PgStore {
             }
             _ => Ok(lease),
         }
+    }
+
+    /// `beat`, `leave`, `sweep` of a mount; `listen`, `deaf` of a listener.
+    async fn housekeeping(&self, prefix: &Prefix, mount: &str, what: &str) -> Result<u64> {
+        let prefix = prefix.as_str();
+        let params: Params<'_> = &[(&prefix, Type::TEXT), (&mount, Type::TEXT), (&what, Type::TEXT)];
+        let rows = self.writer().await?.query("housekeeping", sql::MAINTAIN, params, self.options.long_timeout).await?;
+        Ok(u64::try_from(row::single::<i64>(&rows)?).unwrap_or(0))
     }
 
     fn time_for(&self, bytes: usize) -> Duration {
@@ -350,15 +368,12 @@ impl Server for PgStore {
     }
 
     async fn maintain(&self, prefix: &Prefix, mount: &str, what: Maintenance) -> Result<u64> {
-        let word = match what {
+        self.housekeeping(prefix, mount, match what {
             Maintenance::Beat => "beat",
             Maintenance::Leave => "leave",
             Maintenance::Sweep => "sweep",
-        };
-        let prefix = prefix.as_str();
-        let params: Params<'_> = &[(&prefix, Type::TEXT), (&mount, Type::TEXT), (&word, Type::TEXT)];
-        let rows = self.writer().await?.query("housekeeping", sql::MAINTAIN, params, self.options.long_timeout).await?;
-        Ok(u64::try_from(row::single::<i64>(&rows)?).unwrap_or(0))
+        })
+        .await
     }
 }
 

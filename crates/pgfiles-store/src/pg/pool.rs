@@ -15,6 +15,9 @@ use super::connect::{Connection, Connector, Need};
 use super::sqlstate;
 use crate::error::{Kind, Result, StoreError};
 
+/// The least time between two looks for idle connections.
+const REAP_MIN: Duration = Duration::from_millis(10);
+
 /// A statement's parameters with their types.
 pub(super) type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
@@ -88,7 +91,7 @@ impl Pool {
 /// Closes what has been idle for too long, until the pool is gone.
 async fn reap(pool: Weak<Pool>, idle: Duration) {
     loop {
-        tokio::time::sleep(idle / 4).await;
+        tokio::time::sleep((idle / 4).max(REAP_MIN)).await;
         let Some(pool) = pool.upgrade() else { return };
         pool.idle().retain(|(connection, since)| since.elapsed() < idle && !connection.client.is_closed());
     }

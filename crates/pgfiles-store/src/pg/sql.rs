@@ -44,7 +44,7 @@ pub(super) const USAGE: &str = "SELECT pgfiles_usage($1)";
 /// $1 scope, $2 versions to keep, $3 seconds, $4 dead keys only, $5 count only.
 pub(super) const PURGE: &str = "SELECT pgfiles_purge($1, $2, $3, $4, $5)";
 
-/// $1 prefix, $2 mount, $3 `beat`, `leave` or `sweep`.
+/// $1 prefix, $2 mount, $3 `beat`, `leave`, `sweep`, `listen` or `deaf`.
 pub(super) const MAINTAIN: &str = "SELECT pgfiles_maintain($1, $2, $3)::bigint";
 
 /// $1 ids.
@@ -73,3 +73,9 @@ pub(super) const POSITION_WITHOUT_CONTROL: &str = "SELECT extract(epoch FROM pg_
      '?/' || CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END AS cluster, \
      (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint AS written, \
      (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint AS flushed";
+
+/// Session state, on a listener's own connection only.
+pub(super) const LISTEN: &str = "LISTEN pgfiles; LISTEN pgfiles_probe";
+
+/// $1 something to be heard again.
+pub(super) const PROBE: &str = "SELECT pg_notify('pgfiles_probe', $1)";
