@@ -93,27 +93,27 @@ impl Session {
         let mut session = Self { connection, heard, overflowed };
         let listened = session.connection.client.batch_execute(sql::LISTEN).await;
         listened.map_err(|e| sqlstate::request(e, &session.connection.place, "listening"))?;
-        session.probe().await?;
+        session.probe(store).await?;
         Ok(session)
     }
 
-    /// Sends itself a notice and waits for it. Other notices that come meanwhile count as missed.
-    async fn probe(&mut self) -> Result<()> {
+    /// Has a notice sent from another connection and waits for it: a pooler delivers to a session what that session
+    /// itself sends, and nothing else. Other notices that come meanwhile count as missed.
+    async fn probe(&mut self, store: &PgStore) -> Result<()> {
         let token = Uuid::new_v4().to_string();
-        let place = &self.connection.place;
+        let server = &self.connection.place.server;
         let deaf = || {
-            let message = format!("{} sends no notifications on this connection: is there a pooler in transaction mode?", place.server);
+            let message = format!("{server} sends no notifications on this connection: is there a pooler in transaction mode?");
             StoreError::new(Kind::Unsupported, message)
         };
         let back = async {
-            let sent = self.connection.client.query_typed(sql::PROBE, &[(&token, Type::TEXT)]).await;
-            sent.map_err(|e| sqlstate::request(e, place, "listening"))?;
+            store.ask("listening", sql::PROBE, &[(&token, Type::TEXT)]).await?;
             loop {
                 match self.heard.recv().await {
                     Some((channel, payload)) if channel == "pgfiles_probe" && payload == token => return Ok(()),
                     Some((channel, _)) if channel == "pgfiles" => self.overflowed.store(true, Ordering::Release),
                     Some(_) => {}
-                    None => return Err(deaf()),
+                    None => return Err(StoreError::new(Kind::Unavailable, format!("the connection to {server} was lost"))),
                 }
             }
         };
@@ -150,7 +150,7 @@ async fn run(store: Arc<PgStore>, prefix: Prefix, mount: String, mut session: Se
                     tracing::debug!(%error, "the listener's row was not renewed");
                 }
                 // A connection that died without a word is found out here.
-                session.probe().await.is_ok()
+                session.probe(&store).await.is_ok()
             }
         };
         gap |= session.overflowed.swap(false, Ordering::AcqRel);

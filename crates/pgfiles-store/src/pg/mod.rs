@@ -173,6 +173,24 @@ impl PgStore {
         Ok(u64::try_from(row::single::<i64>(&rows)?).unwrap_or(0))
     }
 
+    /// One page, which may hold nothing that can be shown and still have a next one.
+    async fn page(&self, dir: &Prefix, from: Option<&str>, limit: u32, inline_max: u32) -> Result<Page> {
+        let (dir, limit, inline_max) = (dir.as_str(), int4(limit.max(1)), int4(inline_max));
+        let params: Params<'_> = &[(&dir, Type::TEXT), (&from, Type::TEXT), (&limit, Type::INT4), (&inline_max, Type::INT4)];
+        let rows = self.ask("listing", sql::LIST, params).await?;
+        let mut page = Page::default();
+        for row in &rows {
+            let name: &str = row::column(row, "name")?;
+            if Name::from_component(name).is_some() {
+                page.entries.push((name.to_owned(), row::entry(row)?));
+            }
+        }
+        if let Some(last) = rows.last().filter(|_| rows.len() >= limit as usize) {
+            page.next = Some(Cursor(row::column(last, "next_pos")?));
+        }
+        Ok(page)
+    }
+
     fn time_for(&self, bytes: usize) -> Duration {
         self.options.request_timeout + PER_MIB * u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
     }
@@ -215,19 +233,10 @@ impl Store for PgStore {
     }
 
     async fn list(&self, dir: &Prefix, from: Option<&Cursor>, limit: u32, inline_max: u32) -> Result<Page> {
-        let (dir, from) = (dir.as_str(), from.map(|cursor| cursor.0.as_str()));
-        let (limit, inline_max) = (int4(limit.max(1)), int4(inline_max));
-        let params: Params<'_> = &[(&dir, Type::TEXT), (&from, Type::TEXT), (&limit, Type::INT4), (&inline_max, Type::INT4)];
-        let rows = self.ask("listing", sql::LIST, params).await?;
-        let mut page = Page::default();
-        for row in &rows {
-            let name: &str = row::column(row, "name")?;
-            if Name::from_component(name).is_some() {
-                page.entries.push((name.to_owned(), row::entry(row)?));
-            }
-        }
-        if let Some(last) = rows.last().filter(|_| rows.len() >= limit as usize) {
-            page.next = Some(Cursor(row::column(last, "next_pos")?));
+        let mut page = self.page(dir, from.map(|cursor| cursor.0.as_str()), limit, inline_max).await?;
+        // A page of nothing but components that no path can have is not worth showing.
+        while let (true, Some(next)) = (page.entries.is_empty(), &page.next) {
+            page = self.page(dir, Some(&next.0), limit, inline_max).await?;
         }
         Ok(page)
     }

@@ -3,7 +3,9 @@
 mod mem_suite;
 mod pg_bouncer;
 mod pg_connect;
+mod pg_listen;
 mod pg_store;
+mod pg_suite;
 mod pg_tls;
 mod schema_init;
 

@@ -1,0 +1,18 @@
+//! The store suite on [`PgStore`], and once more behind PgBouncer.
+
+use std::sync::Arc;
+
+use pgfiles_store::pg::{PgOptions, PgStore};
+use pgfiles_testkit::postgres::Postgres;
+use pgfiles_testkit::store_suite::Subject;
+
+use crate::pg_store::initialise;
+
+async fn subject() -> Subject {
+    let database = Postgres::shared().database().await;
+    initialise(&database.dsn()).await;
+    let store = PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap();
+    Subject { keep: Box::new(database), ..Subject::of(Arc::new(store)) }
+}
+
+pgfiles_testkit::store_suite!(subject);
