@@ -32,7 +32,7 @@ async fn changes_below_the_prefix_are_heard() {
     let client = database.connect().await;
     client.batch_execute("SELECT pgfiles_write('agents/7/b', 'hi')").await.unwrap();
     assert_eq!(next(&mut listener).await, Notice::Changed(dir("agents/7")));
-    let rows = "SELECT count(*) FROM pgfiles WHERE key = '/agents/7/listen/m1'";
+    let rows = "SELECT count(*) FROM pgfiles WHERE key = '/agents/7//listen/m1'";
     assert_eq!(client.query_one(rows, &[]).await.unwrap().get::<_, i64>(0), 1);
     listener.close().await.unwrap();
     assert_eq!(client.query_one(rows, &[]).await.unwrap().get::<_, i64>(0), 0);

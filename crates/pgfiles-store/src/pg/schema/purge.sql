@@ -39,7 +39,10 @@ BEGIN
     SELECT p.key INTO upto FROM @schema@.pgfiles p WHERE p.key ~>=~ lo AND p.key ~<~ @schema@.pgfiles_hi(prefix) AND left(p.key, 1) <> '/'
       ORDER BY p.key USING ~<~, (p.meta->>'version')::bigint DESC NULLS LAST OFFSET most LIMIT 1;
     next := upto;
-    upto := coalesce(upto, @schema@.pgfiles_hi(prefix));
+    IF upto IS NULL THEN -- the last slice ends with the last key of the prefix: its upper bound 'd0' is a key that others may have
+      SELECT p.key INTO upto FROM @schema@.pgfiles p WHERE p.key ~>=~ lo AND p.key ~<~ @schema@.pgfiles_hi(prefix) AND left(p.key, 1) <> '/'
+        ORDER BY p.key USING ~>~ LIMIT 1;
+    END IF;
   END IF;
   doomed := ARRAY(SELECT @schema@.pgfiles_doomed(lo, upto, keep, older_than, coalesce(dead, false)));
   BEGIN
