@@ -223,7 +223,8 @@ impl Connector {
     async fn encrypted(&self, config: &Config, end: &Endpoint) -> Result<std::result::Result<Connection, tokio_postgres::Error>> {
         let dsn = self.dsn.clone();
         let read = tokio::task::spawn_blocking(move || tls::connector(&dsn)).await;
-        let tls = read.map_err(|e| StoreError::new(Kind::Unavailable, "reading the certificates was stopped").with_source(e))??;
+        let tls =
+            read.map_err(|e| StoreError::new(Kind::Unavailable, "reading the certificates was stopped").with_source(e))??;
         Ok(config.connect(tls).await.map(|(client, driver)| self.keep(client, driver, end, true)))
     }
 

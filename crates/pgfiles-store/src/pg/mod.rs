@@ -377,11 +377,15 @@ impl Server for PgStore {
     }
 
     async fn maintain(&self, prefix: &Prefix, mount: &str, what: Maintenance) -> Result<u64> {
-        self.housekeeping(prefix, mount, match what {
-            Maintenance::Beat => "beat",
-            Maintenance::Leave => "leave",
-            Maintenance::Sweep => "sweep",
-        })
+        self.housekeeping(
+            prefix,
+            mount,
+            match what {
+                Maintenance::Beat => "beat",
+                Maintenance::Leave => "leave",
+                Maintenance::Sweep => "sweep",
+            },
+        )
         .await
     }
 }

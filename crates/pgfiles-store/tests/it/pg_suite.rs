@@ -1,4 +1,4 @@
-//! The store suite on [`PgStore`], and once more behind PgBouncer.
+//! The store suite on [`PgStore`].
 
 use std::sync::Arc;
 
