@@ -71,7 +71,8 @@ pub async fn ready(dsn: &str, login: &Login) -> Result<Ready> {
     }
     let text = dsn.to_owned();
     let lease = tokio::task::spawn_blocking(move || local::acquire(&text)).await;
-    let lease = lease.map_err(|error| Failure::failed(error.to_string()))?.map_err(|error| Failure::failed(format!("{error:#}")))?;
+    let lease =
+        lease.map_err(|error| Failure::failed(error.to_string()))?.map_err(|error| Failure::failed(format!("{error:#}")))?;
     let parsed = parse(&lease.dsn(), login)?;
     Ok(Ready { dsn: parsed, lease: Some(lease) })
 }

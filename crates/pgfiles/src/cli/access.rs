@@ -51,7 +51,9 @@ async fn change(context: &Context, statement: &str, role: &str, under: &str) -> 
     let prefix = prefix_arg(under)?;
     if !prefix.as_str().starts_with(context.settings.prefix.as_str()) {
         let set = &context.settings.prefix;
-        return Err(Failure::usage(format!("prefix {prefix:?} lies outside the prefix {set:?}: unset PGFILES_PREFIX to reach it")));
+        return Err(Failure::usage(format!(
+            "prefix {prefix:?} lies outside the prefix {set:?}: unset PGFILES_PREFIX to reach it"
+        )));
     }
     let (connection, _lease) = connect::session(context, Need::Schema).await?;
     connection.client.query(statement, &[&role, &prefix.as_str()]).await.map_err(|error| said(&error))?;

@@ -97,7 +97,8 @@ impl Context {
         let path = super::locate::absolute(std::path::Path::new(arg))?;
         let found = all.into_iter().filter(|mount| path.starts_with(&mount.mountpoint));
         let nearest = found.max_by_key(|mount| mount.mountpoint.as_os_str().len());
-        let why = || Failure::not_found(format!("{} lies in no live mount of yours: `pgfiles status` lists them", path.display()));
+        let why =
+            || Failure::not_found(format!("{} lies in no live mount of yours: `pgfiles status` lists them", path.display()));
         Ok(vec![nearest.ok_or_else(why)?])
     }
 }
@@ -108,7 +109,13 @@ fn clear_files(dir: &std::path::Path) -> Result<u64> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(0) };
     for path in entries.flatten().map(|entry| entry.path()) {
         let is_lock = path.extension().is_some_and(|end| end == "lock");
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else if is_lock { Ok(()) } else { std::fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else if is_lock {
+            Ok(())
+        } else {
+            std::fs::remove_file(&path)
+        };
         if let Err(error) = removed {
             // A daemon writes while we remove: what came in between is newer than the command.
             tracing::debug!(path = %path.display(), %error, "cache clear");

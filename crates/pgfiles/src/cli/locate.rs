@@ -43,11 +43,14 @@ impl Context {
         let path = absolute(Path::new(arg))?;
         let mounts = self.dirs.list();
         let inside = |mountpoint: &Path| path.strip_prefix(mountpoint).ok().map(Path::to_owned);
-        let nearest = mounts.iter().filter(|m| path.starts_with(&m.mount.mountpoint)).max_by_key(|m| m.mount.mountpoint.as_os_str().len());
+        let nearest =
+            mounts.iter().filter(|m| path.starts_with(&m.mount.mountpoint)).max_by_key(|m| m.mount.mountpoint.as_os_str().len());
         if let Some((listed, below)) = nearest.and_then(|m| Some((m, inside(&m.mount.mountpoint)?))) {
             if !listed.alive {
                 let at = listed.mount.mountpoint.display();
-                return Err(Failure::failed(format!("the daemon of the mount on {at} was killed: run `pgfiles unmount {at}`, then mount again")));
+                return Err(Failure::failed(format!(
+                    "the daemon of the mount on {at} was killed: run `pgfiles unmount {at}`, then mount again"
+                )));
             }
             let mount = listed.mount.clone();
             let wants_dir = arg.as_bytes().ends_with(b"/") || below.as_os_str().is_empty();
@@ -77,7 +80,9 @@ impl Context {
         }
         let within = key.starts_with(prefix.as_str()) || format!("{key}/") == prefix.as_str();
         if !within {
-            return Err(Failure::usage(format!("key {key:?} lies outside the prefix {prefix:?}: unset PGFILES_PREFIX to reach it")));
+            return Err(Failure::usage(format!(
+                "key {key:?} lies outside the prefix {prefix:?}: unset PGFILES_PREFIX to reach it"
+            )));
         }
         Ok((self.route(key)?, Target { key: key.to_owned(), shown: key.to_owned() }))
     }
@@ -88,7 +93,9 @@ impl Context {
     /// No DSN, or one that does not parse.
     pub fn route(&self, key: &str) -> Result<Route> {
         let place = connect::place(self.settings.dsn()?)?;
-        let shows = |mount: &Mount| mount.place == place && key.starts_with(&mount.prefix) && (!mount.read_only || self.settings.read_only);
+        let shows = |mount: &Mount| {
+            mount.place == place && key.starts_with(&mount.prefix) && (!mount.read_only || self.settings.read_only)
+        };
         let mut mounts: Vec<Mount> = self.dirs.live().into_iter().filter(shows).collect();
         mounts.sort_by_key(|mount| mount.prefix.len());
         Ok(mounts.pop().map_or(Route::Direct, |mount| Route::Daemon(Box::new(mount))))

@@ -62,8 +62,12 @@ enum Command {
     Grant(access::GrantArgs),
     Revoke(access::RevokeArgs),
     Grants(access::GrantsArgs),
+    /// Serves a mount; run by `mount`.
     #[command(name = crate::daemon::SUBCOMMAND, hide = true)]
-    Daemon,
+    Daemon {
+        /// Shown by `ps`; the order says it, too.
+        mountpoint: Option<OsString>,
+    },
 }
 
 /// What every command gets.
@@ -107,7 +111,10 @@ fn command() -> clap::Command {
     let mut command = Cli::command();
     for s in SETTINGS {
         let mut arg = Arg::new(s.key).long(s.flag).global(true).value_name("VALUE").action(ArgAction::Set);
-        arg = arg.help(s.doc).help_heading("Settings (before or after the command; see docs/configuration.md)").hide_short_help(true);
+        arg = arg
+            .help(s.doc)
+            .help_heading("Settings (before or after the command; see docs/configuration.md)")
+            .hide_short_help(true);
         if s.is_switch() {
             arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
         }
@@ -122,13 +129,16 @@ fn flags(matches: &ArgMatches) -> BTreeMap<&'static str, String> {
 
 fn exit_codes() -> String {
     let all: Vec<String> = Exit::ALL.iter().map(|(exit, what)| format!("  {}  {what}", exit.code())).collect();
-    format!("Settings are flags, PGFILES_ variables or lines of ~/.config/pgfiles/config.yaml: `pgfiles --help` lists them all.\n\nExit codes:\n{}", all.join("\n"))
+    format!(
+        "Settings are flags, PGFILES_ variables or lines of ~/.config/pgfiles/config.yaml: `pgfiles --help` lists them all.\n\nExit codes:\n{}",
+        all.join("\n")
+    )
 }
 
 impl Cli {
     fn execute(self, flags: &BTreeMap<&'static str, String>) -> Result<Exit> {
         match &self.command {
-            Command::Daemon => return crate::daemon::main(),
+            Command::Daemon { .. } => return crate::daemon::main(),
             // Needs no settings, and is read by shells at every start.
             Command::ShellHook(args) => return shell_hook::run(args),
             _ => {}
@@ -168,7 +178,7 @@ impl Command {
             Command::Grant(args) => access::grant(context, args).await,
             Command::Revoke(args) => access::revoke(context, args).await,
             Command::Grants(args) => access::grants(context, args).await,
-            Command::Mount(_) | Command::ShellHook(_) | Command::Daemon => Err(Failure::failed("handled before")),
+            Command::Mount(_) | Command::ShellHook(_) | Command::Daemon { .. } => Err(Failure::failed("handled before")),
         }
     }
 }

@@ -83,7 +83,9 @@ fn check_mountpoint(context: &Context, path: &Path, allow_nonempty: bool) -> Res
         return Err(Failure::conflict(why));
     }
     if mount_table::at(&at).is_some_and(|mounted| mounted.kind == mount_table::TYPE) {
-        return Err(Failure::conflict(format!("{shown} is already mounted by another user or container: choose another directory")));
+        return Err(Failure::conflict(format!(
+            "{shown} is already mounted by another user or container: choose another directory"
+        )));
     }
     let meta = match std::fs::metadata(&at) {
         Ok(meta) => meta,
@@ -97,7 +99,10 @@ fn check_mountpoint(context: &Context, path: &Path, allow_nonempty: bool) -> Res
     }
     let uid = rustix::process::geteuid();
     if !uid.is_root() && meta.uid() != uid.as_raw() {
-        return Err(Failure::failed(format!("{shown} belongs to another user (uid {}): choose a directory of your own", meta.uid())));
+        return Err(Failure::failed(format!(
+            "{shown} belongs to another user (uid {}): choose a directory of your own",
+            meta.uid()
+        )));
     }
     let held = where_::left_underneath(&at);
     if !held.is_empty() && !allow_nonempty {

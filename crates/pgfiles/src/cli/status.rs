@@ -90,7 +90,12 @@ fn print(answer: &Value) -> Result<()> {
         let number = |field: &str| unsaved.get(field).and_then(Value::as_u64).unwrap_or(0);
         rows.push(vec![
             "  unsaved".into(),
-            format!("{} in {} open files, {} queued", units::show_bytes(number("bytes")), number("open_files"), number("queued_ops")),
+            format!(
+                "{} in {} open files, {} queued",
+                units::show_bytes(number("bytes")),
+                number("open_files"),
+                number("queued_ops")
+            ),
         ]);
     }
     if let Some(usage) = answer["usage"].as_object() {
@@ -114,7 +119,11 @@ fn state(answer: &Value, at: &str) -> String {
     match answer["state"].as_str().unwrap_or_default() {
         "killed" => format!("its daemon was killed: run `pgfiles unmount {at}`"),
         "silent" => format!("its daemon does not answer: {}", answer["error"].as_str().unwrap_or("busy")),
-        "away" => format!("the server is away since {}: {}", answer["away_since"].as_str().unwrap_or_default(), answer["server_error"].as_str().unwrap_or_default()),
+        "away" => format!(
+            "the server is away since {}: {}",
+            answer["away_since"].as_str().unwrap_or_default(),
+            answer["server_error"].as_str().unwrap_or_default()
+        ),
         "read-only" => format!("read-only: {}", answer["read_only_because"].as_str().unwrap_or("as it was mounted")),
         other => other.to_owned(),
     }

@@ -8,6 +8,7 @@
 //! end the layers, then the registration, then answer who asked. The daemon never touches a path under its mount.
 
 mod serve;
+mod unmount;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -126,7 +127,8 @@ pub fn become_daemon(order: &Order) -> Failure {
 }
 
 fn program(order: &Order) -> Command {
-    let this = if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe().unwrap_or_default() };
+    let this =
+        if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe().unwrap_or_default() };
     let mut command = Command::new(this);
     // The mount point is there for `ps` only.
     command.arg0("pgfiles").arg(SUBCOMMAND).arg(&order.mountpoint);
@@ -202,7 +204,7 @@ fn close_inherited() {
     for fd in open.into_iter().filter(|fd| *fd > 2) {
         // SAFETY: called first thing in `main`, before any thread runs or anything of ours is open; the descriptor of
         // the listing above is closed already, and closing a number that is not open does nothing.
-        unsafe { rustix::io::close(fd) };
+        unsafe { libc::close(fd) };
     }
 }
 
@@ -211,7 +213,10 @@ pub fn log_to<W>(level: LogLevel, writer: impl Fn() -> W + Send + Sync + 'static
 where
     W: io::Write,
 {
-    let filter = tracing_subscriber::EnvFilter::new(format!("off,pgfiles={0},pgfiles_store={0},pgfiles_vfs={0},pgfiles_fuse={0}", level.as_str()));
+    let filter = tracing_subscriber::EnvFilter::new(format!(
+        "off,pgfiles={0},pgfiles_store={0},pgfiles_vfs={0},pgfiles_fuse={0}",
+        level.as_str()
+    ));
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).with_target(false);
     // A second call, in tests, keeps the first.
     let _ = logger.try_init();

@@ -1,0 +1,170 @@
+//! How a mount ends: what is waited for, what is said meanwhile, and what is kept where waiting is of no use.
+//!
+//! While it waits the mount stays as it is, so that whoever asked may change their mind. Past [`Daemon::end`] there is
+//! no way back.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::serve::Daemon;
+use crate::config::units;
+use crate::exit::{Exit, Failure, Result};
+use crate::mount_table;
+use crate::service::Talk;
+
+/// How often it is said what is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+/// How often open files are looked at: a file that was closed is released by the kernel a moment later.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long `--force` waits for the server before it gives up.
+const FORCE_WAIT: Duration = Duration::from_secs(3);
+/// Paths named at a time.
+const PATHS_SHOWN: usize = 3;
+
+/// Why a daemon ends, and who wants to know.
+pub(super) struct Ending {
+    /// For the log.
+    pub(super) why: &'static str,
+    /// Do not wait for the server.
+    pub(super) force: bool,
+    /// `unmount`.
+    pub(super) asker: Option<oneshot::Sender<Result<Value>>>,
+}
+
+impl Ending {
+    /// SIGTERM, SIGINT, or a `mount` that went away.
+    pub(super) fn signal() -> Self {
+        Self { why: "signal", force: false, asker: None }
+    }
+
+    /// Somebody else unmounted.
+    pub(super) fn outside() -> Self {
+        Self { why: "unmounted from outside", force: false, asker: None }
+    }
+}
+
+impl Daemon {
+    /// Commits everything and waits until no file is open, the mount still up. Cancelled when the asker goes away.
+    ///
+    /// # Errors
+    /// The deadline; a refusal that waiting does not change.
+    pub(super) async fn prepare_unmount(&self, timeout: Option<f64>, force: bool, talk: &dyn Talk) -> Result<()> {
+        let asked = timeout.map(Duration::from_secs_f64);
+        let limit = if force { Some(asked.unwrap_or(FORCE_WAIT)) } else { asked };
+        let until = limit.map(|limit| Instant::now() + limit);
+        let work = async {
+            tokio::select! {
+                done = self.drain() => done,
+                () = self.say_what_is_waited_for(talk) => Ok(()),
+            }
+        };
+        match until {
+            None => work.await,
+            Some(until) => match timeout_at(until, work).await {
+                Ok(Err(_)) | Err(_) if force => Ok(()),
+                Ok(done) => done,
+                Err(_) => Err(Failure::failed(format!(
+                    "not unmounted within {}: {}; the mount is up. Wait longer, or use --force",
+                    units::show_span(limit.unwrap_or_default()),
+                    self.waiting().unwrap_or_else(|| "still committing".into())
+                ))),
+            },
+        }
+    }
+
+    /// Commits, again and again while the server is away, until nothing is open and nothing unsaved.
+    async fn drain(&self) -> Result<()> {
+        loop {
+            let flushed = self.vfs.flush(None).await.map_err(|error| error.to_string());
+            let drained = match flushed {
+                Ok(()) => self.stack.log.drain(None).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error),
+            };
+            let away = self.stack.status().server.away_since.is_some();
+            match drained {
+                Ok(()) if self.vfs.status().open_files == 0 => return Ok(()),
+                Ok(()) => tokio::time::sleep(LOOK_EVERY).await,
+                // Whoever asked waits for the server, not for the bound of a single operation.
+                Err(_) if away => tokio::time::sleep(SAY_EVERY).await,
+                Err(error) => {
+                    let remedy = "`pgfiles flush --discard` gives it up, `pgfiles unmount --force` keeps it in a local directory";
+                    return Err(Failure::new(Exit::Failed, format!("what was written cannot be committed: {error}; {remedy}")));
+                }
+            }
+        }
+    }
+
+    /// Never returns.
+    async fn say_what_is_waited_for(&self, talk: &dyn Talk) {
+        let mut said = String::new();
+        loop {
+            tokio::time::sleep(SAY_EVERY).await;
+            if let Some(text) = self.waiting().filter(|text| *text != said) {
+                talk.say(&format!("waiting for {text}"));
+                said = text;
+            }
+        }
+    }
+
+    /// What stands between us and the end, in words.
+    pub(super) fn waiting(&self) -> Option<String> {
+        let (vfs, stack) = (self.vfs.status(), self.stack.status());
+        let mut parts = Vec::new();
+        if let Some(since) = &stack.server.away_since {
+            let why = stack.server.error.as_deref().unwrap_or("it does not answer");
+            parts.push(format!("the server, away since {since} ({why})"));
+        }
+        let unsaved = vfs.dirty_bytes + stack.log.queued_bytes;
+        if unsaved > 0 || stack.log.queued_ops > 0 {
+            parts.push(format!("{} to be committed", units::show_bytes(unsaved)));
+        }
+        if vfs.open_files > 0 {
+            let names: Vec<&str> = vfs.waiting.iter().take(PATHS_SHOWN).map(String::as_str).collect();
+            let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+            let count = vfs.open_files;
+            let which = if count == 1 { "1 open file".to_owned() } else { format!("{count} open files") };
+            parts.push(format!("{which}{names} to be closed by the programs that use {}", if count == 1 { "it" } else { "them" }));
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// Ends the mount: what is unsaved is committed, or kept in a directory that is returned.
+    ///
+    /// # Errors
+    /// Something could be neither committed nor kept.
+    pub(super) async fn end(&self, ending: &Ending, unmount: impl FnOnce() + Send + 'static) -> Result<Option<String>> {
+        let limit = if ending.force { FORCE_WAIT } else { self.settings.retry_timeout };
+        let until = Instant::now() + limit;
+        // While the mount still answers, so that what programs wrote last is seen by all.
+        let before = timeout_at(until, self.save()).await;
+        if self.is_mounted() {
+            mount_table::detach(&self.order.mountpoint)?;
+        }
+        let _ = tokio::task::spawn_blocking(unmount).await;
+        let after = timeout_at(until.max(Instant::now() + Duration::from_secs(1)), self.save()).await;
+        tracing::debug!(before = before.is_ok(), after = after.is_ok(), "saved");
+        let recovered = match after {
+            Ok(Ok(())) => None,
+            _ => Some(self.recover().await?),
+        };
+        if recovered.is_none() {
+            self.stack.shutdown(Some(limit)).await?;
+        }
+        Ok(recovered)
+    }
+
+    async fn save(&self) -> Result<()> {
+        self.vfs.flush(None).await.map_err(|error| Failure::failed(error.to_string()))?;
+        Ok(self.stack.log.drain(None).await?)
+    }
+
+    /// Writes what is unsaved into a directory of the user's.
+    async fn recover(&self) -> Result<String> {
+        let dir = self.recovery_dir()?;
+        tracing::error!(dir = %dir.display(), "what could not be committed is kept there");
+        Ok(dir.to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,158 @@
+//! `batch`, `version`, `restore`, `purge` without a mount.
+
+use serde_json::json;
+
+use crate::user::User;
+
+fn put(user: &User, path: &str, data: &str) {
+    let line = json!({"op": "put", "path": path, "data": data}).to_string();
+    user.feed(["batch"], line.as_bytes()).ok();
+}
+
+#[test]
+fn versions_are_listed_newest_first_and_restored() {
+    let user = User::with_table();
+    put(&user, "a/b.txt", "one");
+    put(&user, "a/b.txt", "two");
+    let all = user.run(["version", "a/b.txt", "--json"]).json();
+    let numbers: Vec<_> = all.as_array().unwrap().iter().map(|v| v["version"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [2, 1]);
+    assert_eq!(all[0]["size"], 3);
+    assert!(user.run(["version", "a/b.txt"]).ok().starts_with("2  "));
+    let done = user.run(["restore", "a/b.txt", "1", "--json"]).json();
+    assert_eq!((&done["version"], &done["restored_from"]), (&json!(3), &json!(1)));
+    assert_eq!(user.sql("SELECT convert_from(pgfiles_read('a/b.txt'), 'UTF8')"), ["one"]);
+}
+
+#[test]
+fn what_cannot_be_restored_is_said() {
+    let user = User::with_table();
+    put(&user, "a.txt", "one");
+    user.feed(["batch"], br#"{"op":"delete","path":"a.txt"}"#).ok();
+    user.run(["restore", "a.txt", "7"]).fails(3, &["a.txt", "version 7", "pgfiles version a.txt"]);
+    user.run(["restore", "a.txt", "2"]).fails(1, &["a.txt", "version 2"]);
+    user.run(["restore", "never.txt", "1"]).fails(3, &["never.txt"]);
+    user.run(["restore", "a.txt", "soon"]).fails(2, &["soon"]);
+    assert_eq!(user.run(["version", "a.txt", "--json"]).json().as_array().unwrap().len(), 2);
+    user.run(["restore", "a.txt", "1"]).ok();
+    assert_eq!(user.sql("SELECT convert_from(pgfiles_read('a.txt'), 'UTF8')"), ["one"]);
+}
+
+#[test]
+fn a_directory_has_moments_and_is_restored_to_one() {
+    let user = User::with_table();
+    put(&user, "d/a", "1");
+    put(&user, "d/b", "1");
+    put(&user, "d/a", "2");
+    let moments = user.run(["version", "d/", "--json"]).json();
+    assert_eq!(moments[0]["number"], 3, "{moments}");
+    assert_eq!(user.run(["restore", "d/", "1", "--json"]).json()["files"], 1);
+    assert_eq!(user.sql("SELECT convert_from(pgfiles_read('d/a'), 'UTF8')"), ["1"]);
+    user.run(["restore", "d/", "99"]).fails(3, &["99", "pgfiles version"]);
+}
+
+#[test]
+fn a_batch_does_all_its_operations_in_order() {
+    let user = User::with_table();
+    std::fs::write(user.home.path().join("local.bin"), [0, 159, 146, 150]).unwrap();
+    let lines = [
+        json!({"op": "put", "path": "a.txt", "data": "one"}),
+        json!({"op": "put", "path": "a.txt", "data": "two", "if_version": 1}),
+        json!({"op": "put", "path": "raw", "data_base64": "AAEC"}),
+        json!({"op": "put", "path": "local", "file": "local.bin"}),
+        json!({"op": "copy", "path": "a.txt", "to": "b.txt"}),
+        json!({"op": "move", "path": "b.txt", "to": "c/d.txt", "if_absent": true}),
+        json!({"op": "mkdir", "path": "empty"}),
+        json!({"op": "restore", "path": "a.txt", "version": 1}),
+        json!({"op": "tag", "path": "a.txt", "tags": {"run": "7"}}),
+        json!({"op": "delete", "path": "raw"}),
+    ];
+    let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    let said = user.feed(["batch", "--json"], text.join("\n").as_bytes()).ok();
+    let answers: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), lines.len());
+    assert_eq!(answers[1]["version"], 2);
+    assert_eq!(answers[7]["version"], 3);
+    let live = user.sql("SELECT key FROM pgfiles_live ORDER BY key");
+    assert_eq!(live, ["a.txt", "c/d.txt", "local"]);
+    assert_eq!(user.sql("SELECT encode(pgfiles_read('local'), 'hex')"), ["009f9296"]);
+    assert_eq!(user.run(["version", "a.txt", "--json"]).json()[0]["tags"]["run"], "7");
+}
+
+#[test]
+fn a_batch_that_fails_changes_nothing_and_names_the_line() {
+    let user = User::with_table();
+    put(&user, "there", "x");
+    let good = r#"{"op":"put","path":"new","data":"x"}"#;
+    for (bad, code, why) in [
+        (r#"{"op":"put","path":"#, 2, "line 2"),
+        (r#"{"op":"frobnicate","path":"a"}"#, 2, "unknown op \"frobnicate\""),
+        (r#"{"op":"put","path":"../x","data":""}"#, 2, "../x"),
+        (r#"{"op":"put","path":"a//b","data":""}"#, 2, "a//b"),
+        (r#"{"op":"put","path":"p","file":"no-such-file"}"#, 2, "no-such-file"),
+        (r#"{"op":"put","path":"there","data":"y","if_absent":true}"#, 4, "there"),
+        (r#"{"op":"put","path":"there","data":"y","if_version":9}"#, 4, "there"),
+        (r#"{"op":"delete","path":"missing"}"#, 3, "missing"),
+        (r#"{"op":"restore","path":"there","version":9}"#, 3, "there"),
+    ] {
+        let said = user.feed(["batch"], format!("{good}\n{bad}\n").as_bytes());
+        said.fails(code, &["line 2", why, "nothing was changed"]);
+    }
+    assert_eq!(user.sql("SELECT key FROM pgfiles_live"), ["there"]);
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles"), ["1"]);
+}
+
+#[test]
+fn a_batch_may_have_a_hundred_thousand_lines() {
+    let user = User::with_table();
+    let mut text = String::new();
+    for n in 0..100_000 {
+        text.push_str(&format!("{{\"op\":\"put\",\"path\":\"d{}/f{n}\",\"data\":\"{n}\"}}\n", n % 100));
+    }
+    let said = user.feed(["batch"], text.as_bytes()).ok();
+    assert_eq!(said.lines().count(), 100_000);
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles_live"), ["100000"]);
+}
+
+#[test]
+fn commands_stay_inside_the_prefix() {
+    let mut user = User::with_table();
+    put(&user, "agents/7/a", "x");
+    put(&user, "agents/8/a", "x");
+    user.set("PGFILES_PREFIX", "agents/7");
+    user.run(["version", "a"]).ok();
+    user.run(["version", "../8/a"]).fails(2, &[".."]);
+    user.run(["version", "key:agents/8/a"]).fails(2, &["outside the prefix"]);
+    user.run(["version", "key:agents/7/a"]).ok();
+    user.run(["purge-prefix", "agents/8", "--yes"]).fails(2, &["outside the prefix"]);
+    user.run(["version", "/etc/passwd"]).fails(3, &["/etc/passwd"]);
+}
+
+#[test]
+fn purge_asks_counts_and_removes() {
+    let user = User::with_table();
+    for n in 0..5 {
+        put(&user, "d/a", &n.to_string());
+        put(&user, "d/b", &n.to_string());
+    }
+    user.run(["purge", "d/a"]).fails(2, &["--yes", "--dry-run"]);
+    let counted = user.run(["purge", "d/a", "--keep", "2", "--dry-run", "--json"]).json();
+    assert_eq!(counted["rows"], 3, "{counted}");
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles WHERE key = 'd/a'"), ["5"]);
+    assert_eq!(user.run(["purge", "d/a", "--keep", "2", "--yes", "--json"]).json()["rows"], 3);
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles WHERE key = 'd/a'"), ["2"]);
+    user.run(["purge", "d/a", "--yes"]).ok();
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles WHERE key = 'd/a'"), ["0"]);
+    user.run(["purge", "never", "--yes"]).fails(3, &["never"]);
+    user.run(["purge-prefix", "d", "--yes"]).ok();
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles WHERE key LIKE 'd/%'"), ["0"]);
+}
+
+#[test]
+fn read_only_refuses_changes() {
+    let mut user = User::with_table();
+    put(&user, "a", "x");
+    user.set("PGFILES_READ_ONLY", "true");
+    user.feed(["batch"], br#"{"op":"put","path":"b","data":"x"}"#).fails(1, &["read-only"]);
+    user.run(["version", "a"]).ok();
+}
