@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::exit::{Failure, Result};
 
-/// The type of our mounts in the table.
-pub const TYPE: &str = "fuse.pgfiles";
+/// What our mounts have as their source.
+pub const SOURCE: &str = "pgfiles";
 /// How long a mount may take to answer before it is taken for one that lives but is slow.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
@@ -19,8 +19,17 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 pub struct Mounted {
     /// Where.
     pub at: PathBuf,
-    /// `ext4`, `fuse.pgfiles`, …
+    /// `ext4`, `fuse`, …
     pub kind: String,
+    /// The device, or what stands for it.
+    pub source: String,
+}
+
+impl Mounted {
+    /// Whether pgfiles mounted it, whoever runs that.
+    pub fn is_ours(&self) -> bool {
+        self.kind.starts_with("fuse") && self.source == SOURCE
+    }
 }
 
 /// Everything that is mounted, in the order of mounting. Empty where the system has no such table.
@@ -38,8 +47,9 @@ pub fn at(path: &Path) -> Option<Mounted> {
 fn parse(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|&b| b == b' ');
     let at = unescape(fields.nth(4)?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(Mounted { at, kind: String::from_utf8_lossy(kind).into_owned() })
+    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut text = || Some(String::from_utf8_lossy(after.next()?).into_owned());
+    Some(Mounted { at, kind: text()?, source: text()? })
 }
 
 /// Spaces and the like come as `\040`.
@@ -110,7 +120,7 @@ mod tests {
     #[test]
     fn lines_of_the_table() {
         let line = br"36 35 98:0 / /mnt/a\040b rw,noatime shared:1 master:2 - fuse.pgfiles pgfiles rw";
-        assert_eq!(parse(line), Some(Mounted { at: "/mnt/a b".into(), kind: "fuse.pgfiles".into() }));
+        assert_eq!(parse(line), Some(Mounted { at: "/mnt/a b".into(), kind: "fuse.pgfiles".into(), source: "pgfiles".into() }));
         assert_eq!(parse(b""), None);
         assert!(!all().is_empty());
     }

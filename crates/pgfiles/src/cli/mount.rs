@@ -82,7 +82,7 @@ fn check_mountpoint(context: &Context, path: &Path, allow_nonempty: bool) -> Res
         let why = format!("{shown} is already mounted: it shows {what} of {}; `pgfiles unmount {shown}` first", mount.server);
         return Err(Failure::conflict(why));
     }
-    if mount_table::at(&at).is_some_and(|mounted| mounted.kind == mount_table::TYPE) {
+    if mount_table::at(&at).is_some_and(|mounted| mounted.is_ours()) {
         return Err(Failure::conflict(format!(
             "{shown} is already mounted by another user or container: choose another directory"
         )));
@@ -128,7 +128,7 @@ pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
             found = true;
         }
     }
-    while mount_table::at(at).is_some_and(|mounted| mounted.kind.starts_with("fuse")) && mount_table::is_dead(at) {
+    while mount_table::at(at).is_some_and(|mounted| mounted.is_ours()) && mount_table::is_dead(at) {
         mount_table::detach(at)?;
         found = true;
     }

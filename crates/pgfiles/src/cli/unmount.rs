@@ -50,7 +50,7 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
         let inside = mount.mountpoint.display();
         return Err(Failure::usage(format!("{shown} lies inside the mount on {inside}: run `pgfiles unmount {inside}`")));
     }
-    if mount_table::at(&at).is_some_and(|mounted| mounted.kind == mount_table::TYPE) {
+    if mount_table::at(&at).is_some_and(|mounted| mounted.is_ours()) {
         return Err(Failure::failed(format!("{shown} is mounted by a daemon of another user or container: unmount it there")));
     }
     Err(Failure::not_found(format!("{shown} is not mounted: `pgfiles status` lists the mounts")))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pgfiles_fuse::{MountOptions, Session};
+use futures_util::FutureExt as _;
+use pgfiles_fuse::{FuseError, MountOptions, Session};
 use pgfiles_store::Key;
 use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::layer::log::Mode;
@@ -31,8 +32,6 @@ use crate::service::{Answer, Request, Service, Talk};
 
 /// How long `status` waits for the server to count rows.
 const USAGE_WAIT: Duration = Duration::from_secs(2);
-/// How long the control socket may take to send its last answers.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A mount that answers.
 pub(super) struct Daemon {
@@ -94,22 +93,26 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     let listener = listen(&order.socket)?;
     let registered = dirs.register(&mount)?;
     let options = MountOptions {
-        mountpoint: order.mountpoint.clone(),
         allow_other: order.allow_other || (settings.owner == Owner::Stored && rustix::process::geteuid().is_root()),
-        fsname: "pgfiles".into(),
+        fsname: mount_table::SOURCE.into(),
         read_only: settings.read_only,
-        ..MountOptions::default()
+        ..MountOptions::new(&order.mountpoint)
     };
-    let session = pgfiles_fuse::mount(vfs.clone(), options, tokio::runtime::Handle::current())
-        .map_err(|error| mount_failed(&order.mountpoint, &error))?;
+    let session = pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current())
+        .map_err(|error| mount_failed(&error))?;
     let daemon = Arc::new(Daemon { order, settings, dirs, vfs, stack, service, ending, mount, _lease: ready.lease });
     tokio::spawn(serve(listener, daemon.clone()));
     Ok((daemon, session, registered))
 }
 
-fn mount_failed(at: &std::path::Path, error: &dyn std::fmt::Display) -> Failure {
-    let at = at.display();
-    Failure::failed(format!("cannot mount on {at}: {error}; in a container it needs --device /dev/fuse and --cap-add SYS_ADMIN"))
+fn mount_failed(error: &FuseError) -> Failure {
+    let hint = match error {
+        FuseError::Mount(_, cause) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+            "; in a container mounting needs --cap-add SYS_ADMIN"
+        }
+        _ => "",
+    };
+    Failure::failed(format!("{error}{hint}"))
 }
 
 fn stack_config(settings: &Settings) -> StackConfig {
@@ -201,8 +204,7 @@ async fn serve_until_the_end(
     mut endings: mpsc::Receiver<Ending>,
     heard: bool,
 ) -> Result<()> {
-    let unmounter = session.unmounter();
-    let mut ended = tokio::task::spawn_blocking(move || session.wait());
+    let mut ended = tokio::task::spawn_blocking(move || session.wait()).fuse();
     let ending = if heard {
         tokio::select! {
             Some(ending) = endings.recv() => ending,
@@ -213,8 +215,7 @@ async fn serve_until_the_end(
         Ending::signal()
     };
     tracing::info!(why = ending.why, "ending");
-    let outcome = daemon.end(&ending, move || unmounter.unmount()).await;
-    let _ = tokio::time::timeout(LAST_ANSWERS, ended).await;
+    let outcome = daemon.end(&ending, ended).await;
     drop(registered);
     if let Err(failure) = &outcome {
         tracing::error!(%failure, "ended with a failure");
@@ -338,6 +339,6 @@ impl Daemon {
 
     /// Whether our mount is (still) in the kernel's table.
     pub(super) fn is_mounted(&self) -> bool {
-        mount_table::at(&self.order.mountpoint).is_some_and(|mounted| mounted.kind.starts_with("fuse"))
+        mount_table::at(&self.order.mountpoint).is_some_and(|mounted| mounted.is_ours())
     }
 }

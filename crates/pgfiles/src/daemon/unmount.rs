@@ -21,6 +21,8 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long `--force` waits for the server before it gives up.
 const FORCE_WAIT: Duration = Duration::from_secs(3);
+/// How long what was under way in the mount may take once it is unmounted.
+const SESSION_WAIT: Duration = Duration::from_millis(300);
 /// Paths named at a time.
 const PATHS_SHOWN: usize = 3;
 
@@ -135,7 +137,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Something could be neither committed nor kept.
-    pub(super) async fn end(&self, ending: &Ending, unmount: impl FnOnce() + Send + 'static) -> Result<Option<String>> {
+    pub(super) async fn end(&self, ending: &Ending, session: impl Future<Output: Send>) -> Result<Option<String>> {
         let limit = if ending.force { FORCE_WAIT } else { self.settings.retry_timeout };
         let until = Instant::now() + limit;
         // While the mount still answers, so that what programs wrote last is seen by all.
@@ -143,7 +145,8 @@ impl Daemon {
         if self.is_mounted() {
             mount_table::detach(&self.order.mountpoint)?;
         }
-        let _ = tokio::task::spawn_blocking(unmount).await;
+        // Ends with the last open file; who merely stands in the mount is not waited for.
+        let _ = tokio::time::timeout(SESSION_WAIT, session).await;
         let after = timeout_at(until.max(Instant::now() + Duration::from_secs(1)), self.save()).await;
         tracing::debug!(before = before.is_ok(), after = after.is_ok(), "saved");
         let recovered = match after {

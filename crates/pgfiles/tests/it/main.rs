@@ -3,6 +3,7 @@
 mod config;
 mod files;
 mod local;
+mod mount;
 mod readme;
 mod server;
 mod shell_hook;
