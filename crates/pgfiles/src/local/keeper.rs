@@ -52,6 +52,8 @@ pub fn run_if_asked(mut args: impl Iterator<Item = OsString>) -> Option<i32> {
     let (base, seconds) = (args.next()?, args.next()?);
     let seconds: f64 = seconds.to_str()?.parse().ok()?;
     let place = Place { base: PathBuf::from(base), stop_after: Duration::try_from_secs_f64(seconds).ok()? };
+    // A lock or a pipe of the program that used the server first must not live as long as the server.
+    crate::daemon::close_inherited();
     // In a session of our own; fails only when we lead one already.
     let _ = rustix::process::setsid();
     let done = keep(place);

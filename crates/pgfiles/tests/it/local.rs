@@ -9,6 +9,9 @@ use pgfiles::local::{Lease, acquire_with};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pgfiles");
 
+/// A file that the test has open while it starts a server.
+const INHERITED: &str = "/etc/passwd";
+
 /// A place for one test, directly below /tmp so that the server's user may enter it; emptied when the server has stopped.
 struct Ground {
     base: PathBuf,
@@ -94,6 +97,9 @@ fn kill(pid: u32) {
 
 #[test]
 fn set_up_used_stopped_and_used_again() {
+    // As a shell's `exec 9<file` has it: open in every program that it starts.
+    let file = std::fs::File::open(INHERITED).expect("opened");
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("inherited from now on");
     let Some(ground) = Ground::new() else { return };
     let lease = ground.acquire();
     assert_eq!(sql(&lease, "SELECT current_database() || ' ' || getdatabaseencoding()").as_deref(), Ok("pgfiles UTF8"));
@@ -101,6 +107,11 @@ fn set_up_used_stopped_and_used_again() {
     assert_eq!(sql(&lease, "SHOW fsync").as_deref(), Ok("on"));
     assert_eq!(sql(&lease, "SHOW jit").as_deref(), Ok("off"), "pgfiles.conf is read");
     sql(&lease, "CREATE TABLE kept AS SELECT 42 AS n").expect("created");
+    for pid in [ground.keepers()[0], ground.postmaster().expect("runs")] {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("read").flatten();
+        let open: Vec<PathBuf> = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+        assert!(!open.iter().any(|path| path == Path::new(INHERITED)), "{pid}: {open:?}");
+    }
     let keeper = std::fs::read(format!("/proc/{}/environ", ground.keepers()[0])).expect("read");
     assert!(!String::from_utf8_lossy(&keeper).contains("CARGO"), "the keeper's environment holds nothing of ours");
     // A use longer than the time to stop keeps it running.
