@@ -250,7 +250,8 @@ fn data_major(data: &Path) -> Result<Option<u32>> {
     }
 }
 
-fn open_log(place: &Place) -> Result<File> {
+/// Opens the server's log to add to it; a long one is put aside first.
+pub fn open_log(place: &Place) -> Result<File> {
     let path = place.log();
     if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
         std::fs::rename(&path, path.with_extension("log.1"))?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 
 use super::account::plain_environment;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, open_log};
 use super::place::{Place, try_lock};
 
 /// First argument that makes the program a keeper.
@@ -30,7 +30,7 @@ pub fn spawn(program: &Path, place: &Place) -> Result<()> {
     let mut command = Command::new(program);
     plain_environment(&mut command);
     command.arg0("pgfiles").arg(COMMAND).arg(&place.base).arg(place.stop_after.as_secs_f64().to_string());
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(open_log(place)?);
     let mut child = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
     let mut said = String::new();
     BufReader::new(child.stdout.take().context("no pipe")?).read_line(&mut said)?;
@@ -172,7 +172,7 @@ impl Server {
 impl Cluster {
     /// Adds a line to the server's log.
     fn note(&self, line: &str) {
-        if let Ok(mut log) = File::options().append(true).create(true).open(self.place.log()) {
+        if let Ok(mut log) = open_log(&self.place) {
             let _ = writeln!(log, "pgfiles keeper: {line}");
         }
     }
