@@ -197,7 +197,7 @@ fn let_go() {
 
 /// Closes descriptors that whoever ran `mount` left open: a daemon must not keep somebody's pipe or lock.
 #[allow(unsafe_code)]
-fn close_inherited() {
+pub(crate) fn close_inherited() {
     let dir = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     let open: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();

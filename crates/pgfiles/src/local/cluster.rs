@@ -23,6 +23,8 @@ pub const NAME: &str = "pgfiles";
 const LOG_BYTES_MAX: u64 = 1 << 20;
 /// How long a fast shutdown may take (it writes a checkpoint) before an immediate one, from which the next start recovers.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the processes of a server may outlive their parent.
+const ENDING_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the state of a starting server is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -166,8 +168,9 @@ impl Cluster {
             // Run as the server's user, so that a forged process number in its file cannot make root signal another's process.
             let mut command = self.account.command(self.programs.path("pg_ctl"));
             let out = run(command.arg("stop").arg("-D").arg(self.place.data()).args(["-m", mode, "-t", "60"]))?;
-            tracing::debug!(mode, status = %out.status, "stopping the private server");
-            if lock_until(&lock, true, Instant::now() + STOP_PATIENCE)? {
+            // Refused: there is no such server any more, or its directory has gone.
+            let patience = if out.status.success() { STOP_PATIENCE } else { ENDING_PATIENCE };
+            if lock_until(&lock, true, Instant::now() + patience)? {
                 return Ok(());
             }
         }

@@ -77,7 +77,11 @@ fn keep(place: Place) -> Result<()> {
     std::thread::Builder::new().name("watch-server".into()).spawn(move || watched.watch())?;
     let in_use = await_idle(&place)?;
     server.stopping.store(true, Ordering::SeqCst);
-    server.cluster.stop()?;
+    if let Err(error) = server.cluster.stop() {
+        // Such as a directory that was removed while the server ran.
+        server.quit();
+        return Err(error);
+    }
     server.reap();
     // In this order: whoever gets `use.lock` next must find no keeper.
     drop(keeper);
@@ -143,6 +147,15 @@ impl Server {
         if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = child.wait();
         }
+    }
+
+    /// Ends the server without its files: only one that is our child, whose number cannot be another's.
+    fn quit(&self) {
+        if let Some(child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::QUIT));
+        }
+        self.reap();
     }
 
     /// Waits for the end of the server, and starts it again unless it is being stopped. Ends the keeper when that does not work.

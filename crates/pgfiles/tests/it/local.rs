@@ -247,3 +247,14 @@ fn a_server_that_does_not_start_is_explained() {
     std::fs::write(&file, real).expect("written");
     drop(ground.acquire());
 }
+
+#[test]
+fn a_server_whose_directory_is_removed_ends() {
+    let Some(ground) = Ground::new() else { return };
+    let lease = ground.acquire();
+    let (server, keepers) = (ground.postmaster().expect("runs"), ground.keepers());
+    std::fs::remove_dir_all(&ground.base).expect("removed");
+    drop(lease);
+    let ended = |pid: u32| !std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    wait_for("both to end", || ended(server) && keepers.iter().all(|keeper| ended(*keeper)));
+}

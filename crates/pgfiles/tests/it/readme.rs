@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pgfiles");
 
@@ -148,6 +149,10 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-lq").arg(self.dir.join("work")).output();
+        let until = Instant::now() + Duration::from_secs(30);
+        while self.dir.join("postgres/data/postmaster.pid").exists() && Instant::now() < until {
+            std::thread::yield_now();
+        }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
