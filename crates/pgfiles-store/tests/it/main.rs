@@ -3,6 +3,7 @@
 mod mem_suite;
 mod pg_bouncer;
 mod pg_bouncer_suite;
+mod pg_chaos;
 mod pg_connect;
 mod pg_listen;
 mod pg_store;

@@ -18,6 +18,8 @@ BEGIN
   ELSE
     PERFORM set_config('synchronous_commit', 'off', true);
   END IF;
+  -- A batch that is sent again while its first sending is still under way waits for the end of that one.
+  PERFORM pg_advisory_xact_lock(hashtextextended(coalesce(ops #>> '{0,id}', ops #>> '{-1,id}'), 7104));
   IF again THEN
     made := @schema@.pgfiles_applied(ops);
     IF made IS NOT NULL THEN RETURN made; END IF;
