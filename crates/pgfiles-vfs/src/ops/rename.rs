@@ -116,11 +116,15 @@ impl Vfs {
             self.publish_locked(&inode, &mut data, Durability::Async).await?;
         }
         let now = self.clock.now();
+        let (from, to) = {
+            let table = self.table();
+            (table.key_in(parent, name)?, table.key_in(new_parent, new_name)?)
+        };
         let rename = Rename {
             id: self.clock.version_id(),
             history: self.clock.version_id(),
-            from: self.table().key_in(parent, name)?,
-            to: self.table().key_in(new_parent, new_name)?,
+            from,
+            to,
             expect_from: Precondition::Any,
             expect_to: if noreplace { Precondition::Absent } else { Precondition::Any },
             young: self.young(),
