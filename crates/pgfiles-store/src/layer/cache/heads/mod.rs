@@ -23,6 +23,7 @@ use crate::store::{Dir, Entry};
 use crate::version::Head;
 
 use super::stats::MetadataStats;
+pub(crate) use applied::touched;
 
 /// The most names and directories that are known at a time; beyond it the directories that were not used for longest
 /// are forgotten.
