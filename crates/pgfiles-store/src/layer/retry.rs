@@ -28,8 +28,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How often a serialization failure or deadlock is tried again before it counts as an outage.
 const CONFLICT_TRIES_MAX: u32 = 10;
-/// The most bytes of an error message that `status` repeats.
-const MESSAGE_BYTES_MAX: usize = 500;
+/// The most characters of an error message that `status` repeats.
+const MESSAGE_CHARS_MAX: usize = 500;
 
 /// A [`Server`] that waits and tries again.
 pub struct Retry {
@@ -118,8 +118,7 @@ impl Retry {
     fn unanswered(&self, error: &StoreError) {
         self.disturbances.send_modify(|count| *count += 1);
         let mut away = self.away.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut text = error.to_string();
-        text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
+        let text: String = error.to_string().chars().take(MESSAGE_CHARS_MAX).collect();
         match away.as_mut() {
             Some(away) => away.error = text,
             None => {

@@ -112,7 +112,8 @@ pub async fn check(client: &Client, access: Access) -> Result<()> {
     let wanted = number(&found, field);
     if wanted > VERSION {
         let what = if access == Access::Read { "reads" } else { "writes" };
-        let message = format!("this pgfiles {what} schemas up to version {VERSION}, the database asks for {wanted}: upgrade pgfiles");
+        let message =
+            format!("this pgfiles {what} schemas up to version {VERSION}, the database asks for {wanted}: upgrade pgfiles");
         return Err(StoreError::new(Kind::Unsupported, message));
     }
     Ok(())
@@ -133,7 +134,9 @@ async fn supported(client: &Client) -> Result<()> {
         return Err(StoreError::new(Kind::Unsupported, format!("PostgreSQL {release} is too old: pgfiles needs 14 or later")));
     }
     if encoding != "UTF8" {
-        let message = format!("the database's encoding is {encoding}: pgfiles needs UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)");
+        let message = format!(
+            "the database's encoding is {encoding}: pgfiles needs UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+        );
         return Err(StoreError::new(Kind::Unsupported, message));
     }
     if standby {

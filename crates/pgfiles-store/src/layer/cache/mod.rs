@@ -306,9 +306,11 @@ impl Store for Cache {
     async fn commit(&self, batch: Batch) -> Result<Vec<Outcome>> {
         let begun = Instant::now();
         let mut doubt = Doubt { heads: &self.heads, ops: batch.ops.clone() };
-        let outcomes = self.inner.commit(batch).await?;
+        let (outcomes, is_known) = self.inner.commit_known(batch).await?;
         let ops = std::mem::take(&mut doubt.ops);
-        self.heads.applied(begun, &ops, &outcomes);
+        if !is_known {
+            self.heads.applied(begun, &ops, &outcomes);
+        }
         for op in &ops {
             match op {
                 Op::Put(put) => {

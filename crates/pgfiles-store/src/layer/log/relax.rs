@@ -73,7 +73,7 @@ impl Relaxed {
 
 /// Gives up the preconditions; false where there were none.
 fn relax(op: &mut Op) -> bool {
-    let mut any = |expect: &mut Precondition| std::mem::take(expect) != Precondition::Any;
+    let any = |expect: &mut Precondition| std::mem::take(expect) != Precondition::Any;
     match op {
         Op::Put(op) => any(&mut op.expect),
         Op::SetAttr(op) => any(&mut op.expect),

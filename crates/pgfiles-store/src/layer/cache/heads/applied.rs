@@ -106,8 +106,12 @@ impl Known {
     /// A file's head is this one now.
     fn stands(&mut self, begun: Instant, key: &Key, head: Option<&Head>) {
         let Some(head) = head.filter(|head| head.is_live()) else { return self.forget(key) };
-        if matches!(self.stale(key), Some(Some(Entry::Dir(_)))) {
-            return self.forget(key); // a directory of that name would win
+        match self.stale(key) {
+            // A directory of that name would win.
+            Some(Some(Entry::Dir(_))) => return self.forget(key),
+            // Two commits ran at the same time and are told in the other order, or the key was purged elsewhere: ask.
+            Some(Some(Entry::File(known))) if known.version > head.version => return self.forget(key),
+            _ => {}
         }
         self.set(begun, key, Some(Entry::File(head.clone())));
         self.forget_absent_parents(key);
