@@ -55,7 +55,10 @@ impl Listings {
             Some(from) => self.take(dir, from),
         };
         if let Some((_, names)) = &mut followed {
-            names.extend(page.entries.iter().map(|(name, _)| Box::from(name.as_str())));
+            // A file and a directory of one name are two entries, and what is known holds one: not known in full.
+            if !page.entries.iter().all(|(name, _)| names.insert(Box::from(name.as_str()))) {
+                followed = None;
+            }
         }
         let entries = heads.learn_page(mark, dir, page.entries);
         match (followed, &page.next) {

@@ -23,7 +23,7 @@ use crate::batch::{Batch, Op, Outcome};
 use crate::error::{Kind, Result, StoreError};
 use crate::key::{Key, Prefix};
 use crate::layer::log::Log;
-use crate::store::{Cursor, Entry, Freshness, Moment, Page, Part, Purge, PurgeReport, PurgeScope, Store, Usage};
+use crate::store::{Cursor, Entry, Freshness, Moment, Page, Part, Purge, PurgeReport, Store, Usage};
 use crate::version::{Head, VersionNo};
 use data::{BLOCK_BYTES, BlockKey, Data};
 use flight::{Flights, Seat, follow};
@@ -133,6 +133,14 @@ impl Cache {
         Ok(self.listings.learn(&self.heads, mark, dir, from, page))
     }
 
+    /// A row is missing: what led to it may be out of date (its bytes were handed over to another row), so that the next
+    /// lookup must be answered by the server.
+    fn misled(&self, error: &StoreError) {
+        if error.kind() == Kind::Corrupt {
+            self.heads.invalidate_all();
+        }
+    }
+
     /// Blocks from memory, the disk or the server, each fetched once however many ask.
     async fn blocks(&self, keys: impl Iterator<Item = BlockKey>) -> Result<HashMap<BlockKey, Bytes>> {
         let mut have = HashMap::new();
@@ -172,7 +180,7 @@ impl Cache {
             while !asked.is_empty() {
                 let rest = asked.split_off(asked.len().min(FETCH_BLOCKS_MAX));
                 let parts: Vec<Part> = asked.iter().map(|lead| lead.key().part()).collect();
-                let found = self.inner.read(&parts).await?;
+                let found = self.inner.read(&parts).await.inspect_err(|error| self.misled(error))?;
                 if found.len() != parts.len() {
                     return Err(StoreError::new(Kind::Corrupt, "the store answered with another number of parts"));
                 }
@@ -339,13 +347,9 @@ impl Store for Cache {
 
     async fn purge(&self, purge: &Purge) -> Result<PurgeReport> {
         let result = self.inner.purge(purge).await;
-        match &purge.scope {
-            _ if purge.dry_run => {}
-            PurgeScope::Key(key) => self.heads.invalidate_up(key),
-            PurgeScope::Prefix(prefix, _) => match prefix.marker() {
-                Some(marker) => self.heads.invalidate_up(&marker),
-                None => self.heads.invalidate_all(),
-            },
+        if !purge.dry_run {
+            // Bytes may have been handed over to heads anywhere.
+            self.heads.invalidate_all();
         }
         result
     }

@@ -17,10 +17,12 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::batch::{Batch, Durability, Op, Outcome};
+use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Kind, Result, StoreError};
 use crate::key::{Key, Prefix};
-use crate::layer::cache::heads::{Heads, touched};
+use crate::layer::cache::heads::Heads;
 use crate::store::{Entry, Part, Store};
+use crate::version::Timestamp;
 
 use super::journal::describe;
 use super::overlay::{Overlay, effects};
@@ -38,6 +40,8 @@ pub const GROUP_WAIT: Duration = Duration::from_millis(50);
 pub const QUEUED_OPS_MAX: usize = 100_000;
 /// Bytes in the queue, likewise.
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
+/// Deleted names whose number is remembered; when there are more, all are forgotten.
+const NUMBERS_MAX: usize = 50_000;
 /// The pause before a commit that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,6 +59,8 @@ pub struct Queue {
 struct State {
     pending: VecDeque<Pending>,
     overlay: Overlay,
+    /// Numbers of the newest versions of names that were deleted here, at most [`NUMBERS_MAX`].
+    numbers: HashMap<Key, u64>,
     next: u64,
     ops: usize,
     bytes: usize,
@@ -97,6 +103,9 @@ struct Before<'k> {
     overlay: &'k Overlay,
     heads: &'k Heads,
     asked: &'k HashMap<Key, Option<Entry>>,
+    /// Numbers of the newest versions of names that were deleted here.
+    numbers: HashMap<Key, u64>,
+    known_numbers: &'k HashMap<Key, u64>,
 }
 
 impl Known for Before<'_> {
@@ -109,6 +118,42 @@ impl Known for Before<'_> {
     fn is_empty(&self, dir: &Prefix) -> Option<bool> {
         let staged = self.staged.iter().any(|(path, entry)| entry.is_some() && dir.contains(path));
         if staged { Some(false) } else { self.heads.is_empty_dir(dir) }
+    }
+
+    fn last_number(&self, key: &Key) -> u64 {
+        self.numbers.get(key).or_else(|| self.known_numbers.get(key)).copied().unwrap_or(0)
+    }
+
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+}
+
+/// The number at which a name left off that the server says was taken away.
+fn number_left(op: &Op, outcome: &Outcome) -> Option<(Key, u64)> {
+    let head = outcome.head.as_ref()?;
+    match op {
+        Op::Delete(op) => Some((op.key.clone(), head.version.0)),
+        Op::Rename(op) if outcome.moved => Some((op.from.clone(), 0)),
+        Op::Rename(op) => Some((op.from.clone(), head.meta.from.as_ref()?.get("version")?.as_u64()? + 1)),
+        _ => None,
+    }
+}
+
+/// The number at which a name will leave off that the operation takes away.
+fn left_off(op: &Op, outcome: &Outcome, before: &Before<'_>) -> Option<(Key, u64)> {
+    match op {
+        Op::Delete(op) => Some((op.key.clone(), outcome.head.as_ref()?.version.0)),
+        // Its history stays, with a tombstone on top, or nothing does.
+        Op::Rename(op) => match before.entry(&op.from)?? {
+            Entry::File(head) => Some((op.from.clone(), if outcome.moved { 0 } else { head.version.0 + 1 })),
+            Entry::Dir(_) => None,
+        },
+        Op::RemoveDir(op) => match before.entry(&op.dir.marker()?.as_file())?? {
+            Entry::Dir(dir) => Some((op.dir.marker()?, dir.marker.map_or(0, |head| head.version.0) + 1)),
+            Entry::File(_) => None,
+        },
+        _ => None,
     }
 }
 
@@ -229,6 +274,13 @@ impl State {
         self.ops >= GROUP_OPS_MAX || self.bytes >= GROUP_BYTES_MAX
     }
 
+    fn remember(&mut self, numbers: HashMap<Key, u64>) {
+        if self.numbers.len() + numbers.len() > NUMBERS_MAX {
+            self.numbers.clear();
+        }
+        self.numbers.extend(numbers);
+    }
+
     fn take_group(&self) -> Option<Group> {
         let mut pending = self.pending.iter();
         let front = pending.next()?;
@@ -273,15 +325,20 @@ impl Log {
     /// Looks up what the batch touches and nothing is known about.
     async fn ask_before(&self, batch: &Batch) -> Result<(HashMap<Key, Option<Entry>>, u64)> {
         let asked_at = lock(&self.queue.state).next;
-        let mut paths: Vec<Key> = batch.ops.iter().flat_map(touched).map(|key| key.as_file()).collect();
+        let mut paths: Vec<Key> = batch.ops.iter().flat_map(predict::depends_on).collect();
         paths.retain(|path| self.heads.peek(path).is_none());
         if paths.is_empty() {
             return Ok((HashMap::new(), asked_at));
         }
         paths.sort_unstable();
         paths.dedup();
+        let mark = self.heads.mark(&paths);
         let found = self.lookup(&paths, 0).await?;
-        Ok((paths.into_iter().zip(found).collect(), asked_at))
+        let learn = |(path, entry): (Key, _)| {
+            let entry = self.heads.learn(mark, &path, entry);
+            (path, entry)
+        };
+        Ok((paths.into_iter().zip(found).map(learn).collect(), asked_at))
     }
 
     fn foretell(&self, batch: &Batch, asked: &HashMap<Key, Option<Entry>>, asked_at: u64) -> Option<Vec<Outcome>> {
@@ -291,13 +348,18 @@ impl Log {
             return None; // somebody else may have changed what was asked for, and the cache does not know
         }
         let heads = &*self.heads;
-        let mut before = Before { staged: HashMap::new(), overlay: &state.overlay, heads, asked };
+        let (overlay, known_numbers) = (&state.overlay, &state.numbers);
+        let (staged, numbers) = (HashMap::new(), HashMap::new());
+        let mut before = Before { staged, overlay, heads, asked, numbers, known_numbers };
         let mut outcomes = Vec::with_capacity(batch.ops.len());
         for op in &batch.ops {
             let outcome = predict::outcome(op, &batch.by, &before)?;
+            before.numbers.extend(left_off(op, &outcome, &before));
             before.staged.extend(effects(op, &outcome));
             outcomes.push(outcome);
         }
+        let numbers = before.numbers;
+        state.remember(numbers);
         let seq = state.next;
         state.overlay.add(seq, batch, &outcomes);
         self.queue.push(&mut state, batch.clone(), Caller::Answered(outcomes.clone()));
@@ -464,6 +526,8 @@ impl Log {
         if outcomes.iter().any(Option::is_none) {
             self.heads.doubt(&group.batch.ops);
         }
+        let known = group.batch.ops.iter().zip(&outcomes).filter_map(|(op, outcome)| number_left(op, outcome.as_ref()?));
+        lock(&self.queue.state).remember(known.collect());
         for outcome in outcomes.iter().flatten() {
             if let Some(head) = outcome.head.as_ref().filter(|head| head.is_live()) {
                 self.heads.correct(head);

@@ -66,6 +66,10 @@ pub(crate) fn touched(op: &Op) -> Vec<Key> {
 
 impl Known {
     fn apply(&mut self, begun: Instant, op: &Op, head: Option<&Head>) {
+        // The row that an extended version replaces is gone; who referred to its bytes refers to another row now.
+        if matches!(op, Op::Put(put) if put.extends.is_some_and(|id| self.referred.contains(&id))) {
+            self.invalidate_all();
+        }
         match op {
             Op::Body(_) => {}
             Op::Put(put) if put.key.is_marker() => self.made_dir(begun, &put.key, head, put.expect == Precondition::Absent),
@@ -121,6 +125,9 @@ impl Known {
     fn made_dir(&mut self, begun: Instant, key: &Key, head: Option<&Head>, new: bool) {
         let path = key.as_file();
         let Some(head) = head.filter(|head| head.is_live()) else { return self.forget(&path) };
+        if matches!(self.stale(&path), Some(Some(Entry::File(_)))) {
+            self.forget(&path); // a listing shows both
+        }
         self.set(begun, &path, Some(Entry::Dir(Dir { marker: Some(head.clone()), mtime: None })));
         self.forget_absent_parents(&path);
         if new {
@@ -129,7 +136,13 @@ impl Known {
     }
 
     fn removed_dir(&mut self, begun: Instant, marker: &Key) {
-        self.set(begun, &marker.as_file(), None);
+        let path = marker.as_file();
+        // A file of the same name would appear now, unless the whole directory is known and showed none.
+        let (dir, _) = split(&path);
+        match self.dirs.get(dir).and_then(|listing| listing.complete) {
+            Some(_) => self.set(begun, &path, None),
+            None => self.forget(&path),
+        }
         self.empty(begun, marker);
     }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::key::{Key, Prefix};
 use crate::store::{Dir, Entry};
-use crate::version::Head;
+use crate::version::{Head, VersionId};
 
 use super::stats::MetadataStats;
 pub(crate) use applied::touched;
@@ -59,6 +59,8 @@ struct Known {
     void: u64,
     /// Grows with each use, for the choice of what to forget.
     tick: u64,
+    /// Rows that known heads refer to for their bytes; some may be of heads that are forgotten by now.
+    referred: HashSet<VersionId>,
 }
 
 #[derive(Default)]
@@ -239,17 +241,6 @@ impl Heads {
         }
     }
 
-    /// As [`Heads::invalidate`], and the directories above too: they may have gone with it.
-    pub fn invalidate_up(&self, key: &Key) {
-        self.invalidate(key);
-        let mut known = self.lock();
-        let mut dir = key.parent();
-        while let Some(marker) = dir.marker() {
-            known.forget(&marker);
-            dir = marker.parent();
-        }
-    }
-
     /// Forgets the names of one directory, not what lies deeper.
     pub fn invalidate_dir(&self, dir: &Prefix) {
         let mut known = self.lock();
@@ -260,11 +251,7 @@ impl Heads {
 
     /// Forgets everything.
     pub fn invalidate_all(&self) {
-        let mut known = self.lock();
-        known.stamp += 1;
-        known.void = known.stamp;
-        known.dirs.clear();
-        known.size = 0;
+        self.lock().invalidate_all();
     }
 
     /// Counts and sizes.
@@ -339,6 +326,14 @@ impl Known {
         entry
     }
 
+    fn invalidate_all(&mut self) {
+        self.stamp += 1;
+        self.void = self.stamp;
+        self.dirs.clear();
+        self.referred.clear();
+        self.size = 0;
+    }
+
     /// The names of a directory, made if there are none.
     fn listing(&mut self, dir: &str) -> &mut Listing {
         if !self.dirs.contains_key(dir) {
@@ -350,6 +345,12 @@ impl Known {
     }
 
     fn put(&mut self, dir: &str, name: &str, known: Name) {
+        if let Some(body) = known.entry.as_ref().and_then(head_of).and_then(|head| head.meta.body) {
+            if self.referred.len() >= ENTRIES_MAX {
+                self.invalidate_all();
+            }
+            self.referred.insert(body);
+        }
         let listing = self.listing(dir);
         let live = known.entry.as_ref().map(std::mem::discriminant);
         let mut grown = 0;
