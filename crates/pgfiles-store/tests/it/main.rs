@@ -11,6 +11,7 @@ mod pg_store;
 mod pg_suite;
 mod pg_tls;
 mod schema_init;
+mod schema_model;
 
 #[test]
 fn no_file_is_forgotten() {

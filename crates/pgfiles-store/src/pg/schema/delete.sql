@@ -5,6 +5,11 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_on_delete() RETURNS trigger LANGUAGE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE r record;
 BEGIN
+  -- What a deletion of tombstones brings to light may lie under a tombstoned marker, and a marker's last life may be what
+  -- went: live keys below have to say that they revive the directory.
+  FOR r IN SELECT DISTINCT g.key FROM gone g WHERE (g.meta ? 'deleted' OR right(g.key, 1) = '/') AND left(g.key, 1) <> '/' LOOP
+    PERFORM @schema@.pgfiles_uncover(r.key);
+  END LOOP;
   IF NOT EXISTS (SELECT FROM gone g WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/') THEN RETURN NULL; END IF;
   PERFORM pg_advisory_xact_lock(h) FROM (SELECT DISTINCT hashtextextended(g.meta->>'lin', 7103) h FROM gone g
     WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/' ORDER BY 1) sorted;
@@ -17,6 +22,28 @@ BEGIN
   IF r.lins IS NOT NULL THEN PERFORM @schema@.pgfiles_release(r.lins, r.levels, r.manifests); END IF;
   RETURN NULL;
 END $$;
+
+-- Marks the live keys that a deletion of rows of k left under a tombstoned marker.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_uncover(k text) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE h record;
+BEGIN
+  SELECT p.id, p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+  IF NOT FOUND THEN
+    -- No marker any more: an implied directory, as alive as what is below; but a marker above may be dead.
+    IF right(k, 1) = '/' AND @schema@.pgfiles_revives(k) THEN
+      UPDATE @schema@.pgfiles p SET meta = p.meta || '{"revive":true}' FROM @schema@.pgfiles_tree(k, NULL, 2147483647) t WHERE p.id = t.id;
+    END IF;
+  ELSIF NOT h.meta @> '{"deleted":true}' THEN
+    IF NOT h.meta ? 'revive' AND @schema@.pgfiles_revives(k) THEN
+      UPDATE @schema@.pgfiles p SET meta = p.meta || '{"revive":true}' WHERE p.id = h.id;
+    END IF;
+  ELSIF right(k, 1) = '/' THEN
+    UPDATE @schema@.pgfiles p SET meta = p.meta || '{"revive":true}' FROM @schema@.pgfiles_tree(k, NULL, 2147483647) t
+      WHERE p.id = t.id AND NOT p.meta ? 'revive';
+  END IF;
+END $$;
+REVOKE ALL ON FUNCTION @schema@.pgfiles_uncover(text) FROM PUBLIC;
 
 -- A chunked row that an UPDATE by SQL made an inline one.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_on_unchunk() RETURNS trigger LANGUAGE plpgsql

@@ -128,7 +128,7 @@ BEGIN
   END IF;
   INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'id')::uuid, op->>'key',
     jsonb_build_object('version', 1, 'lin', op->'lin', 'mount', op->'mount', 'sum', op->'sum'), body) ON CONFLICT DO NOTHING;
-  RETURN jsonb_build_object('id', op->'id', 'key', op->'key');
+  RETURN jsonb_build_object('id', op->'id');
 END $$;
 
 -- Attributes, merged into whichever row is head now.

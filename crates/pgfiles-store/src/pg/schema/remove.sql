@@ -81,7 +81,7 @@ LANGUAGE plpgsql AS $$
 DECLARE h record; gone bigint := 0; made jsonb; below text[];
 BEGIN
   SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = dir;
-  IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', dir, 'files', 0); END IF;
+  IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'files', 0); END IF;
   PERFORM @schema@.pgfiles_revives(dir); -- for its lock on the parent
   PERFORM @schema@.pgfiles_lock_dirs(ARRAY[dir], recursive);
   IF dir = '' OR left(dir, 1) = '/' OR right(dir, 1) <> '/' THEN
@@ -111,5 +111,5 @@ BEGIN
     EXIT WHEN @schema@.pgfiles_bury(new_id, dir, h.meta, NULL, srv) IS NOT NULL;
   END LOOP;
   PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(dir), srv, n);
-  RETURN jsonb_build_object('id', new_id, 'key', dir, 'files', gone);
+  RETURN jsonb_build_object('id', new_id, 'files', gone);
 END $$;

@@ -7,10 +7,10 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_small() RETURNS int LANGUAGE sql IMM
 -- Whether a temporary name leaves nothing behind (SPEC §4): the only row of its key, written by that mount a moment ago.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_is_young(k text, id uuid, meta jsonb, young jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0
+  RETURN coalesce(jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0
     AND meta #>> '{by,mount}' = young->>'mount'
     AND @schema@.pgfiles_time(meta->>'created_at') >= clock_timestamp() - make_interval(secs => (young->>'seconds')::bigint)
-    AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k AND p.id <> pgfiles_is_young.id);
+    AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k AND p.id <> pgfiles_is_young.id), false);
 END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename(op jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
