@@ -5,7 +5,7 @@
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_commit(ops jsonb, bodies bytea[], opts jsonb) RETURNS jsonb LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 DECLARE
-  op jsonb; n int; kind text; k text; dir text; last_dir text; last_revives bool; revives bool; body bytea; made jsonb;
+  op jsonb; n int; kind text; k text; dir text; last_dir text; last_revives bool; alive bool; body bytea; made jsonb;
   made_all jsonb[] := '{}'; again bool := coalesce((opts->>'again')::bool, false); notices text[] := '{}'; heard bool;
   srv jsonb := jsonb_build_object('created_at', @schema@.pgfiles_now(), 'xid', pg_current_xact_id()::text, 'by', opts->'by');
   life text := opts->>'life';
@@ -24,7 +24,9 @@ BEGIN
     made := @schema@.pgfiles_applied(ops);
     IF made IS NOT NULL THEN RETURN made; END IF;
   END IF;
-  heard := @schema@.pgfiles_heard();
+  -- Usually nobody listens: a probe of an empty index. A listener above a role's prefix is hidden from the role.
+  heard := EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.meta ? 'listen') OR row_security_active('@schema@.pgfiles'::regclass);
+  heard := heard AND @schema@.pgfiles_heard();
   FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
     op := ops->n;
     kind := op->>'op';
@@ -33,7 +35,14 @@ BEGIN
       k := op->>'key';
       dir := @schema@.pgfiles_parent(k);
       IF dir IS DISTINCT FROM last_dir THEN
-        last_revives := @schema@.pgfiles_revives(k);
+        -- The usual parent has a live marker; what pgfiles_revives does for that case, without its call (20 µs).
+        alive := NULL;
+        IF dir <> '' THEN
+          PERFORM pg_advisory_xact_lock_shared(7101, hashtext(dir) & 1023);
+          SELECT NOT p.meta @> '{"deleted":true}' INTO alive FROM @schema@.pgfiles p WHERE p.key = dir
+            ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+        END IF;
+        last_revives := CASE WHEN alive THEN false ELSE @schema@.pgfiles_revives(k) END;
         last_dir := dir;
       END IF;
       IF left(k, 1) = '/' OR k = '' THEN
