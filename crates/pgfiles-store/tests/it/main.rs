@@ -10,8 +10,10 @@ mod pg_listen;
 mod pg_store;
 mod pg_suite;
 mod pg_tls;
+mod schema_grant;
 mod schema_init;
 mod schema_model;
+mod schema_race;
 
 #[test]
 fn no_file_is_forgotten() {

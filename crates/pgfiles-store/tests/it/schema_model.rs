@@ -161,7 +161,8 @@ impl Run {
     /// A chunked body: some chunks of the head if it is chunked, new ones, holes.
     async fn put_chunked(&mut self) {
         let key = self.key();
-        let query = "SELECT p.id, p.meta, p.data FROM pgfiles p WHERE p.key = $1 ORDER BY (p.meta->>'version')::bigint DESC LIMIT 1";
+        let query =
+            "SELECT p.id, p.meta, p.data FROM pgfiles p WHERE p.key = $1 ORDER BY (p.meta->>'version')::bigint DESC LIMIT 1";
         let head = self.client.query_opt(query, &[&key]).await.unwrap();
         let head = head.map(|row| (row.get::<_, Uuid>(0), row.get::<_, Value>(1), row.get::<_, Option<Vec<u8>>>(2)));
         let base = head.filter(|(_, meta, _)| meta["layout"]["levels"] == json!(1) && meta["deleted"] != json!(true));
@@ -264,7 +265,9 @@ impl Run {
     async fn set_attr(&mut self) {
         let Some(key) = self.live_key() else { return };
         let patch = json!({"mode": "0600", "tags": {"n": self.rng.random_range(0..9).to_string()}});
-        self.commit(json!([{"op": "setattr", "key": key, "patch": patch, "expect": null, "explicit": null}]), vec![]).await.unwrap();
+        self.commit(json!([{"op": "setattr", "key": key, "patch": patch, "expect": null, "explicit": null}]), vec![])
+            .await
+            .unwrap();
     }
 
     async fn rename(&mut self) {
@@ -289,7 +292,8 @@ impl Run {
     }
 
     async fn rename_dir(&mut self) {
-        let (from, to) = (*DIRS[1..].choose(&mut self.rng).unwrap(), *["q/", "a/", "d/e/", "r/s/", "a/b/"].choose(&mut self.rng).unwrap());
+        let (from, to) =
+            (*DIRS[1..].choose(&mut self.rng).unwrap(), *["q/", "a/", "d/e/", "r/s/", "a/b/"].choose(&mut self.rng).unwrap());
         let young = if self.rng.random_bool(0.4) { json!({"mount": "m1", "seconds": 60}) } else { Value::Null };
         let op = json!({"op": "renamedir", "id": Uuid::now_v7(), "from": from, "to": to, "to_absent": false, "young": young});
         let result = self.commit(json!([op]), vec![]).await;
@@ -365,7 +369,8 @@ impl Run {
 
     async fn restore(&mut self) {
         let key = self.key();
-        let Some((number, data)) = self.model.files.get(&key).and_then(|all| all.iter().next()).map(|(n, d)| (*n, d.clone())) else {
+        let Some((number, data)) = self.model.files.get(&key).and_then(|all| all.iter().next()).map(|(n, d)| (*n, d.clone()))
+        else {
             return;
         };
         let op = json!({"op": "restore", "id": Uuid::now_v7(), "key": key, "version": number, "expect": null});
@@ -379,8 +384,13 @@ impl Run {
     async fn restore_dir(&mut self) {
         let dir = *DIRS.choose(&mut self.rng).unwrap();
         let clock = self.client.query_one("SELECT pgfiles_now()", &[]).await.unwrap().get::<_, String>(0);
-        let before: BTreeMap<String, Option<Vec<u8>>> =
-            self.model.files.keys().filter(|key| key.starts_with(dir)).map(|key| (key.clone(), self.model.head(key).cloned())).collect();
+        let before: BTreeMap<String, Option<Vec<u8>>> = self
+            .model
+            .files
+            .keys()
+            .filter(|key| key.starts_with(dir))
+            .map(|key| (key.clone(), self.model.head(key).cloned()))
+            .collect();
         // An extended version is gone, so none is made here.
         for _ in 0..3 {
             Box::pin(self.step_of(&[4, 6])).await;
@@ -464,7 +474,8 @@ impl Run {
         self.model.files.retain(|_, versions| !versions.is_empty());
         for (key, versions) in &self.model.files {
             let found = there.get(key).cloned().unwrap_or_default();
-            let brief = |all: &Versions| all.iter().map(|(n, d)| (*n, d.as_ref().map(|d| sha(d)[..6].to_owned()))).collect::<Vec<_>>();
+            let brief =
+                |all: &Versions| all.iter().map(|(n, d)| (*n, d.as_ref().map(|d| sha(d)[..6].to_owned()))).collect::<Vec<_>>();
             assert_eq!(brief(&found), brief(versions), "versions of {key}");
         }
         assert_eq!(there.keys().collect::<Vec<_>>(), self.model.files.keys().collect::<Vec<_>>());
