@@ -10,6 +10,7 @@ mod pg_listen;
 mod pg_store;
 mod pg_suite;
 mod pg_tls;
+mod schema_cost;
 mod schema_grant;
 mod schema_init;
 mod schema_model;

@@ -53,6 +53,13 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Something live in a directory without a marker; NULL where there is nothing. Looks at its own names only, so that what was
+-- removed below one of them costs nothing.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_implied(dir text) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN (SELECT jsonb_build_object('mtime', coalesce(d.meta->>'mtime', d.mtime)) FROM @schema@.pgfiles_dir(dir, NULL, 1, 0) d);
+END $$;
+
 -- What stands at each path (without trailing '/'); no row where nothing is live. A directory wins over a file of its name.
 -- Two index probes a path. For an implied directory id, key and meta are NULL and mtime is that of its first live key.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_stat(paths text[], inline_max int)
@@ -69,7 +76,7 @@ BEGIN
     IF r.k IS NOT NULL THEN
       IF length(r.k) > length(p) + 1 THEN
         IF NOT r.m @> '{"deleted":true}' THEN below := r.m;
-        ELSE SELECT t.meta INTO below FROM @schema@.pgfiles_tree(p || '/', r.k, 1) t; END IF;
+        ELSE below := @schema@.pgfiles_implied(p || '/'); END IF;
       ELSIF NOT r.m @> '{"deleted":true}' THEN
         is_dir := true; id := r.i; key := r.k; meta := r.m; data := NULL; mtime := NULL; RETURN NEXT;
         CONTINUE;
@@ -128,7 +135,7 @@ BEGIN
       id := NULL; key := NULL; meta := NULL; below := NULL;
       IF length(r.k) > n + s THEN
         IF NOT r.m @> '{"deleted":true}' THEN below := r.m;
-        ELSE SELECT t.meta INTO below FROM @schema@.pgfiles_tree(left(r.k, n + s), r.k, 1) t; END IF;
+        ELSE below := @schema@.pgfiles_implied(left(r.k, n + s)); END IF;
       ELSIF NOT r.m @> '{"deleted":true}' THEN
         id := r.i; key := r.k; meta := r.m;
       ELSE

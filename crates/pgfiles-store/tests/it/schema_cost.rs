@@ -1,0 +1,68 @@
+//! What reads may cost, in pages of the index and the table: counted, not timed, so that a plan that sorts or scans shows.
+
+use pgfiles_store::pg::schema;
+use pgfiles_testkit::postgres::{Database, Postgres};
+use tokio_postgres::Client;
+
+async fn fresh() -> (Database, Client) {
+    let database = Postgres::shared().database().await;
+    let mut client = database.connect().await;
+    schema::init(&mut client).await.unwrap();
+    (database, client)
+}
+
+/// Pages touched by a query, warm.
+async fn pages(client: &Client, query: &str) -> i64 {
+    client.query(query, &[]).await.unwrap();
+    let plan = client.query(&format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}"), &[]).await.unwrap();
+    let plan: serde_json::Value = plan[0].get(0);
+    let top = &plan[0]["Plan"];
+    let count = |field: &str| top[field].as_i64().unwrap_or(0);
+    count("Shared Hit Blocks") + count("Shared Read Blocks")
+}
+
+/// Rows as a mount would have left them, without the cost of making them one by one.
+const ROWS: &str = "INSERT INTO pgfiles(key, meta) SELECT k, jsonb_build_object('version', v, 'kind', 'file', 'size', 0, 'created_at', \
+    '2026-01-01T00:00:00Z', 'xid', '1') || CASE WHEN dead THEN '{\"deleted\":true}'::jsonb ELSE '{}' END FROM ";
+
+#[tokio::test]
+async fn listings_cost_what_they_show() {
+    let (_database, client) = fresh().await;
+    let fill = [
+        "(SELECT 'flat/f' || i AS k, 1 AS v, false AS dead FROM generate_series(1, 100000) i) r",
+        // A project whose node_modules was removed: 30,000 tombstones below one, and one live neighbour.
+        "(SELECT 'p/node_modules/' || i % 300 || '/f' || i AS k, v, v = 2 AS dead FROM generate_series(1, 30000) i, generate_series(1, 2) v) r",
+        "(SELECT 'p/node_modules/' || i || '/' AS k, v, v = 2 AS dead FROM generate_series(0, 299) i, generate_series(1, 2) v) r",
+        "(SELECT 'p/node_modules/' AS k, v, v = 2 AS dead FROM generate_series(1, 2) v) r",
+        "(SELECT 'p/src/main.rs' AS k, 1 AS v, false AS dead) r",
+        "(SELECT 'p/src/' AS k, 1 AS v, false AS dead) r",
+        "(SELECT 'hot/f' || i AS k, v, false AS dead FROM generate_series(1, 100) i, generate_series(1, 1000) v) r",
+        "(SELECT 'wide/' || d || '/f' || i AS k, 1 AS v, false AS dead FROM generate_series(1, 300) d, generate_series(1, 100) i) r",
+    ];
+    for rows in fill {
+        client.batch_execute(&format!("{ROWS}{rows}")).await.unwrap();
+    }
+    // Deliberately before ANALYZE as well as after: a plan must not depend on statistics.
+    for round in ["without statistics", "with statistics"] {
+        for (query, most) in [
+            ("SELECT * FROM pgfiles_stat(ARRAY['flat/f500'], 0)", 20),
+            ("SELECT * FROM pgfiles_stat(ARRAY['p/node_modules'], 0)", 30),
+            ("SELECT * FROM pgfiles_stat(ARRAY['hot/f7'], 0)", 20),
+            ("SELECT * FROM pgfiles_dir('flat/', NULL, 1000, 0)", 400),
+            ("SELECT * FROM pgfiles_dir('flat/', NULL, 1000000, 0)", 25_000),
+            ("SELECT * FROM pgfiles_dir('p/', NULL, 1000, 0)", 60),
+            ("SELECT * FROM pgfiles_dir('p/node_modules/', NULL, 1000, 0)", 300 * 16),
+            ("SELECT * FROM pgfiles_dir('', NULL, 1000, 0)", 100),
+            ("SELECT * FROM pgfiles_dir('hot/', NULL, 1000, 0)", 100 * 20),
+            ("SELECT * FROM pgfiles_dir('wide/', NULL, 1000, 0)", 300 * 16),
+            ("SELECT * FROM pgfiles_tree('hot/', NULL, 1000)", 100 * 20),
+            ("SELECT pgfiles_read('hot/f7')", 20),
+            ("SELECT * FROM pgfiles_live WHERE key = 'hot/f7'", 10_000),
+        ] {
+            let touched = pages(&client, query).await;
+            assert!(touched <= most, "{query} touches {touched} pages {round}, at most {most} are due");
+            eprintln!("{touched:>7} pages {round}: {query}");
+        }
+        client.batch_execute("ANALYZE pgfiles").await.unwrap();
+    }
+}
