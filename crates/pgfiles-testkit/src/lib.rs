@@ -2,5 +2,7 @@
 
 pub mod clock;
 pub mod fault;
+pub mod model;
 pub mod postgres;
 pub mod store_suite;
+pub mod vfs_model;
