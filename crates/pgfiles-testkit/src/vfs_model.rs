@@ -648,7 +648,7 @@ impl Run {
             let versions = self.store.versions(key, None, 10_000).await.expect("versions");
             let numbers: Vec<_> = versions.iter().map(|head| head.version.0).collect();
             assert_eq!(numbers, (1..=versions.len() as u64).rev().collect::<Vec<_>>(), "{key:?} has gaps");
-            for head in versions.iter().filter(|head| head.is_live()) {
+            for head in versions.iter().filter(|head| head.is_live() && head.meta.kind == version::Kind::File) {
                 let bytes = self.stored(head).await;
                 if let Some((_, noted)) = self.log.get(&head.id) {
                     assert!(bytes == *noted, "seed {}: {key:?} version {} has changed", self.plan.seed, head.version);

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use pgfiles_store::body::Body;
 use pgfiles_store::store::Store;
+use pgfiles_store::version::VersionId;
 
 use crate::error::{Result, VfsError};
 
@@ -28,6 +29,8 @@ pub(crate) struct ReadAhead {
     expected: u64,
     piece_bytes: u64,
     pieces: VecDeque<Piece>,
+    /// The row whose content the pieces are.
+    of: Option<VersionId>,
 }
 
 struct Piece {
@@ -46,8 +49,7 @@ impl ReadAhead {
     fn plan(&mut self, store: &Arc<dyn Store>, body: &Body, start: u64, end: u64, runtime: &tokio::runtime::Handle) -> Vec<(u64, u64, Fetch)> {
         let sequential = start <= self.expected && start + SLACK_BYTES >= self.expected && self.expected > 0;
         if !sequential && start != 0 {
-            self.clear();
-            self.expected = end;
+            *self = Self { expected: end, of: self.of, ..Self::default() };
             return Vec::new();
         }
         self.expected = self.expected.max(end);
@@ -79,11 +81,12 @@ fn fetch(store: &Arc<dyn Store>, body: &Body, start: u64, end: u64, runtime: &to
     fetch
 }
 
-/// Reads a range of a body that nobody is writing, ahead of a sequential reader.
+/// Reads a range of a body that nobody is writing, ahead of a sequential reader. `of` is the row that the body stands for:
+/// what was fetched for another one is forgotten.
 pub(crate) async fn read(
     ahead: &Mutex<ReadAhead>,
     store: &Arc<dyn Store>,
-    body: &Body,
+    (of, body): (Option<VersionId>, &Body),
     offset: u64,
     len: u64,
     runtime: &tokio::runtime::Handle,
@@ -92,7 +95,14 @@ pub(crate) async fn read(
     if offset >= end || matches!(body, Body::Inline { data: Some(_), .. }) {
         return Ok(body.read(&**store, offset, len).await?);
     }
-    let pieces = ahead.lock().unwrap_or_else(PoisonError::into_inner).plan(store, body, offset, end, runtime);
+    let pieces = {
+        let mut ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if ahead.of != of {
+            ahead.clear();
+            ahead.of = of;
+        }
+        ahead.plan(store, body, offset, end, runtime)
+    };
     if pieces.is_empty() {
         return Ok(body.read(&**store, offset, len).await?);
     }

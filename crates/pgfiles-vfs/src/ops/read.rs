@@ -31,8 +31,9 @@ impl Vfs {
             Content::Clean(_) => {}
         }
         let body = self.body(&file.inode, &mut data).await?;
+        let of = data.of;
         drop(data);
-        read_ahead::read(&file.ahead, &self.store, &body, offset, len, &self.runtime).await
+        read_ahead::read(&file.ahead, &self.store, (of, &body), offset, len, &self.runtime).await
     }
 
     /// Where nothing is unpublished, the content is that of the newest row that is known.

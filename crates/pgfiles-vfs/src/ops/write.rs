@@ -28,6 +28,10 @@ impl Vfs {
         if !file.mode.write {
             return Err(VfsError::BadHandle);
         }
+        if bytes.is_empty() {
+            // `man 2 write`: no effect on a file, not even on its size.
+            return Ok(0);
+        }
         self.make_room().await?;
         let inode = &file.inode;
         let mut data = inode.data.lock().await;
@@ -37,7 +41,7 @@ impl Vfs {
         let offset = if file.mode.append { size } else { offset };
         self.begin(inode, data, &key, (offset >= size).then_some(size)).await?;
         self.modify(&key, data, offset, &bytes).await?;
-        data.trivial &= bytes.is_empty();
+        data.trivial = false;
         self.changed_content(inode, data, size.max(offset + bytes.len() as u64), kill);
         if let Content::Chunked(chunked) = &mut data.content
             && chunked.dirty.len() as u64 * u64::from(chunked.manifest.chunk) >= 2 * SPILL_BYTES as u64
