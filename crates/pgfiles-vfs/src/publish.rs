@@ -544,14 +544,18 @@ impl Vfs {
         self.dirty_bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
     }
 
-    /// Waits until there is room for more unpublished bytes, making it if need be.
+    /// Makes room for more unpublished bytes where there is none: the files that have waited longest are sent, each at most
+    /// once, because what stays may be the content of files that have no name any more.
     pub(crate) async fn make_room(self: &Arc<Self>) -> Result<()> {
-        while self.dirty_bytes.load(Ordering::Relaxed) > self.config.dirty_bytes_max {
-            let oldest = {
-                let due = self.due();
-                due.files.iter().min_by_key(|(_, (at, _))| *at).map(|(no, _)| *no)
-            };
-            let Some(no) = oldest else { return Ok(()) };
+        if self.dirty_bytes.load(Ordering::Relaxed) <= self.config.dirty_bytes_max {
+            return Ok(());
+        }
+        let mut waiting: Vec<(Instant, InodeNo)> = self.due().files.iter().map(|(no, (at, _))| (*at, *no)).collect();
+        waiting.sort_unstable();
+        for (_, no) in waiting {
+            if self.dirty_bytes.load(Ordering::Relaxed) <= self.config.dirty_bytes_max {
+                break;
+            }
             let Ok(inode) = self.table().inode(no) else {
                 self.disarm(no);
                 continue;
