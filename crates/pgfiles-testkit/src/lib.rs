@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod fault;
+pub mod fs_suite;
 pub mod model;
 pub mod postgres;
 pub mod store_suite;

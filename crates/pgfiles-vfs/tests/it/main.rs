@@ -1,6 +1,8 @@
-//! Integration tests of the filesystem, in one binary.
+//! Integration tests of the filesystem, without a kernel and without a server, in one binary.
 
 mod model;
+mod rows;
+mod suite;
 
 #[test]
 fn no_file_is_forgotten() {
