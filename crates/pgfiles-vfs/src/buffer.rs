@@ -43,8 +43,19 @@ pub(crate) struct Data {
     pub rows: Rows,
     /// A failure that nobody was told of yet.
     pub error: Option<VfsError>,
+    /// Someone was told that what is unpublished now could not be published.
+    pub told: bool,
     /// What this file adds to the mount's dirty bytes.
     pub accounted: u64,
+}
+
+impl Data {
+    /// Keeps a failure for the next who asks, unless it was told already.
+    pub fn keep_error(&mut self, error: VfsError) {
+        if !self.told {
+            self.error.get_or_insert(error);
+        }
+    }
 }
 
 /// Body rows that the version in progress wrote.

@@ -130,7 +130,7 @@ impl Vfs {
             self.runtime.spawn(async move {
                 if let Err(error) = vfs.publish(&inode, Durability::Async).await {
                     tracing::warn!(ino = inode.no.0, %error, "publishing in the background failed; the data is kept");
-                    inode.data.lock().await.error.get_or_insert(error);
+                    inode.data.lock().await.keep_error(error);
                 }
                 let no = inode.no;
                 drop(inode);
@@ -447,6 +447,7 @@ impl Vfs {
         drop(table);
         data.of = Some(id);
         data.trivial = false;
+        data.told = false;
         data.appended_from = None;
         data.rows.garbage.clear();
         data.extends = (data.writers > 0).then_some(id);

@@ -70,7 +70,7 @@ impl Vfs {
         let Ok(file) = self.handles().file(handle) else { return };
         if let Err(error) = self.publish(&file.inode, Durability::Async).await {
             tracing::warn!(ino = file.inode.no.0, %error, "publishing at release failed; the data is kept");
-            file.inode.data.lock().await.error.get_or_insert(error);
+            file.inode.data.lock().await.keep_error(error);
         }
         drop(file);
         self.close(handle).await;
@@ -108,14 +108,14 @@ impl Vfs {
     }
 
     /// A descriptor is closed: what was written is published before the answer. A mere creation or truncation waits for
-    /// its data (SPEC §6).
+    /// its data (SPEC §6). A descriptor that only reads has nothing to publish and is told of no one's failure.
     ///
     /// # Errors
     /// What publishing met, now or since it was last asked for.
     pub async fn flush_handle(self: &Arc<Self>, handle: HandleId) -> Result<()> {
         let file = self.handles().file(handle)?;
-        if !file.mode.write && !self.is_unpublished(file.inode.no) {
-            return self.take_error(&file.inode).await;
+        if !file.mode.write {
+            return Ok(());
         }
         if self.is_unpublished(file.inode.no) {
             let trivial = file.inode.data.lock().await.trivial;
@@ -144,7 +144,9 @@ impl Vfs {
     async fn publish_told(self: &Arc<Self>, inode: &crate::inode::Inode, durability: Durability) -> Result<bool> {
         let result = self.publish(inode, durability).await;
         if result.is_err() {
-            inode.data.lock().await.error = None;
+            let mut data = inode.data.lock().await;
+            data.error = None;
+            data.told = true;
         }
         result
     }
@@ -155,8 +157,12 @@ impl Vfs {
 
     /// A failure that nobody was told of: once.
     async fn take_error(&self, inode: &crate::inode::Inode) -> Result<()> {
-        match inode.data.lock().await.error.take() {
-            Some(error) => Err(error),
+        let mut data = inode.data.lock().await;
+        match data.error.take() {
+            Some(error) => {
+                data.told = true;
+                Err(error)
+            }
             None => Ok(()),
         }
     }

@@ -49,7 +49,7 @@ impl Vfs {
             self.launch(chunked, &key.parent(), false).await;
             if let Err(error) = chunked.reap(false, &mut data.rows).await {
                 tracing::warn!(ino = inode.no.0, %error, "sending chunks failed; they are kept");
-                data.error.get_or_insert(error);
+                data.keep_error(error);
             }
         }
         self.account(data);
@@ -79,8 +79,7 @@ impl Vfs {
         if !ahead {
             data.of = row;
             data.appended_from = appends;
-        } else if let (Some(from), None) = (data.appended_from, appends) {
-            let _ = from;
+        } else if appends.is_none() {
             data.appended_from = None;
         }
         Ok(())
@@ -197,6 +196,7 @@ impl Vfs {
 
     /// After a change of the content.
     fn changed_content(&self, inode: &Inode, data: &mut Data, size: u64, kill: bool) {
+        data.told = false;
         let now = self.clock.now();
         let mut table = self.table();
         let Ok(node) = table.node_mut(inode.no) else { return };
@@ -215,7 +215,6 @@ impl Vfs {
         let unlinked = node.unlinked;
         table.touch(inode.no);
         drop(table);
-        let _ = data;
         if first && !unlinked {
             self.arm(inode.no, self.config.publish_after);
         }

@@ -1,1 +1,462 @@
-//! later
+//! What operations cost and leave: round trips, versions, tombstones; failures and other clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgfiles_store::batch::{Batch, Delete, Op, Precondition, Put};
+use pgfiles_store::clock::{Clock as _, SystemClock};
+use pgfiles_store::error::Kind as StoreKind;
+use pgfiles_store::layer::{Stack, StackConfig};
+use pgfiles_store::mem::MemStore;
+use pgfiles_store::version::Head;
+use pgfiles_store::{Key, Prefix, Store as _};
+use pgfiles_testkit::fault::{Call, Fault, FaultStore};
+use pgfiles_vfs::{Caller, HandleId, InodeNo, LookupReply, OpenMode, SetAttr, Vfs, VfsConfig, VfsError};
+
+const ROOT: Caller = Caller { uid: 0, gid: 0 };
+const WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false, exclusive: false };
+const TRUNCATE: OpenMode = OpenMode { truncate: true, ..WRITE };
+const APPEND: OpenMode = OpenMode { append: true, ..WRITE };
+
+/// A server, a mount of `p/` over all layers, and a way to break the server.
+struct Bench {
+    server: Arc<MemStore>,
+    faults: Arc<FaultStore>,
+    stack: Stack,
+    vfs: Arc<Vfs>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::over(Arc::new(MemStore::new()), |_| {})
+    }
+
+    fn over(server: Arc<MemStore>, set: impl FnOnce(&mut VfsConfig)) -> Self {
+        let faults = Arc::new(FaultStore::new(server.clone()));
+        let settings = StackConfig { retry_timeout: Duration::from_millis(1), ..StackConfig::default() };
+        let stack = Stack::new(faults.clone(), settings);
+        let id = format!("mount-{}", SystemClock.ino());
+        let mut config = VfsConfig::new(Prefix::new("p").unwrap(), &id);
+        config.publish_after = Duration::from_secs(3600);
+        set(&mut config);
+        let vfs = Vfs::new(stack.store.clone(), stack.fresh.clone(), config, Arc::new(SystemClock));
+        Self { server, faults, stack, vfs }
+    }
+
+    async fn lookup(&self, parent: InodeNo, name: &str) -> Option<InodeNo> {
+        match self.vfs.lookup(parent, name.as_bytes()).await.unwrap() {
+            LookupReply::Found(found) => Some(found.attr.ino),
+            LookupReply::Absent(_) => None,
+        }
+    }
+
+    async fn create(&self, parent: InodeNo, name: &str, mode: OpenMode) -> (HandleId, InodeNo) {
+        self.lookup(parent, name).await;
+        let (entry, opened) = self.vfs.create(parent, name.as_bytes(), 0o644, mode, ROOT).await.unwrap();
+        (opened.handle, entry.attr.ino)
+    }
+
+    async fn write(&self, handle: HandleId, offset: u64, bytes: &[u8]) {
+        self.vfs.write(handle, offset, Bytes::copy_from_slice(bytes), false).await.unwrap();
+    }
+
+    async fn close(&self, handle: HandleId) {
+        self.vfs.flush_handle(handle).await.unwrap();
+        self.vfs.release(handle).await;
+    }
+
+    async fn put(&self, name: &str, bytes: &[u8]) -> InodeNo {
+        let (handle, ino) = self.create(InodeNo::ROOT, name, TRUNCATE).await;
+        self.write(handle, 0, bytes).await;
+        self.close(handle).await;
+        ino
+    }
+
+    async fn read(&self, name: &str) -> Vec<u8> {
+        let ino = self.lookup(InodeNo::ROOT, name).await.unwrap();
+        let file = self.vfs.open(ino, OpenMode { read: true, ..OpenMode::default() }, ROOT).await.unwrap();
+        let bytes = self.vfs.read(file.handle, 0, u64::MAX >> 1).await.unwrap();
+        self.close(file.handle).await;
+        bytes.to_vec()
+    }
+
+    async fn versions(&self, name: &str) -> Vec<Head> {
+        self.server.versions(&Key::new(&format!("p/{name}")).unwrap(), None, 100).await.unwrap()
+    }
+
+    async fn list(&self, dir: InodeNo) -> usize {
+        let handle = self.vfs.opendir(dir).await.unwrap();
+        let (mut at, mut count) = (0, 0);
+        loop {
+            let names = self.vfs.readdir(handle, at, 100, true).await.unwrap();
+            let Some(last) = names.last() else { break };
+            at = last.next;
+            count += names.len();
+        }
+        self.vfs.releasedir(handle);
+        count - 2
+    }
+
+    /// Round trips that an operation makes; those of the log in the background are not counted.
+    async fn cost<T>(&self, operation: impl Future<Output = T>) -> u64 {
+        let count = || self.faults.all_calls() - self.faults.calls(Call::Position);
+        let before = count();
+        operation.await;
+        count() - before
+    }
+
+    /// What another client writes by itself.
+    async fn elsewhere(&self, name: &str, bytes: &[u8]) {
+        let mut meta = serde_json::Map::new();
+        meta.insert("kind".into(), "file".into());
+        meta.insert("size".into(), bytes.len().into());
+        let key = Key::new(&format!("p/{name}")).unwrap();
+        let put = Put {
+            id: SystemClock.version_id(),
+            key,
+            meta,
+            defaults: serde_json::Map::new(),
+            data: Some(Bytes::copy_from_slice(bytes)),
+            expect: Precondition::Any,
+            extends: None,
+            drops: vec![],
+        };
+        self.server.commit(Batch::one(Op::Put(put), &Arc::default())).await.unwrap();
+    }
+
+    async fn delete_elsewhere(&self, name: &str) {
+        let key = Key::new(&format!("p/{name}")).unwrap();
+        let delete = Delete { id: SystemClock.version_id(), key, expect: Precondition::Any };
+        self.server.commit(Batch::one(Op::Delete(delete), &Arc::default())).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn round_trips() {
+    let bench = Bench::new();
+    assert_eq!(bench.cost(bench.vfs.mkdir(InodeNo::ROOT, b"d", 0o755, ROOT)).await, 2, "lookup and mkdir");
+    bench.list(InodeNo::ROOT).await;
+    assert_eq!(bench.cost(bench.vfs.mkdir(InodeNo::ROOT, b"e", 0o755, ROOT)).await, 1);
+    let dir = bench.lookup(InodeNo::ROOT, "d").await.unwrap();
+    let small = async {
+        let (handle, _) = bench.create(dir, "f", TRUNCATE).await;
+        bench.write(handle, 0, b"small").await;
+        bench.close(handle).await;
+    };
+    assert_eq!(bench.cost(small).await, 1, "create, write, close in a directory that this mount made");
+    assert_eq!(bench.cost(bench.lookup(dir, "f")).await, 0);
+    assert_eq!(bench.cost(bench.lookup(dir, "absent")).await, 0);
+    let ino = bench.lookup(dir, "f").await.unwrap();
+    assert_eq!(bench.cost(bench.vfs.getattr(ino)).await, 0);
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    assert_eq!(bench.cost(bench.vfs.setattr(ino, set, None, ROOT)).await, 1);
+    assert_eq!(bench.cost(bench.vfs.rename(dir, b"f", dir, b"g", false)).await, 1);
+    assert_eq!(bench.cost(bench.vfs.unlink(dir, b"g")).await, 1);
+    assert_eq!(bench.cost(bench.vfs.rename(InodeNo::ROOT, b"d", InodeNo::ROOT, b"dd", false)).await, 1);
+    assert_eq!(bench.cost(bench.vfs.rmdir(InodeNo::ROOT, b"e")).await, 1);
+    assert_eq!(bench.cost(bench.vfs.rmdir(InodeNo::ROOT, b"dd")).await, 2, "the new name of a directory is looked up");
+    let unpublished = async {
+        let (handle, _) = bench.create(InodeNo::ROOT, "t", TRUNCATE).await;
+        bench.vfs.unlink(InodeNo::ROOT, b"t").await.unwrap();
+        bench.close(handle).await;
+    };
+    assert_eq!(bench.cost(unpublished).await, 0, "a file that never was");
+}
+
+#[tokio::test]
+async fn a_cold_listing_is_one_round_trip_per_page() {
+    let server = Arc::new(MemStore::new());
+    let bench = Bench::over(server.clone(), |_| {});
+    for n in 0..1_500 {
+        bench.put(&format!("n{n}"), b"x").await;
+    }
+    let cold = Bench::over(server, |_| {});
+    assert_eq!(cold.cost(async { assert_eq!(cold.list(InodeNo::ROOT).await, 1_500) }).await, 2);
+    assert_eq!(cold.cost(cold.lookup(InodeNo::ROOT, "n77")).await, 0);
+    assert_eq!(cold.cost(cold.lookup(InodeNo::ROOT, "absent")).await, 0);
+}
+
+#[tokio::test]
+async fn one_description_leaves_one_version() {
+    let bench = Bench::new();
+    let (handle, ino) = bench.create(InodeNo::ROOT, "f", WRITE).await;
+    for n in 0..5 {
+        bench.write(handle, n, b"x").await;
+        bench.vfs.fsync(handle, false).await.unwrap();
+        bench.vfs.flush_handle(handle).await.unwrap();
+    }
+    bench.close(handle).await;
+    assert_eq!(bench.versions("f").await.len(), 1);
+    for n in 2..5_usize {
+        let file = bench.vfs.open(ino, APPEND, ROOT).await.unwrap();
+        bench.write(file.handle, 0, b"y").await;
+        bench.vfs.flush_handle(file.handle).await.unwrap();
+        bench.write(file.handle, 0, b"z").await;
+        bench.close(file.handle).await;
+        assert_eq!(bench.versions("f").await.len(), n);
+    }
+    let file = bench.vfs.open(ino, WRITE, ROOT).await.unwrap();
+    bench.close(file.handle).await;
+    assert_eq!(bench.versions("f").await.len(), 4, "nothing was written");
+    assert_eq!(bench.read("f").await, b"xxxxxyzyzyz");
+}
+
+#[tokio::test]
+async fn a_large_file_in_progress_keeps_no_rows_of_its_past() {
+    let bench = Bench::new();
+    let (handle, _) = bench.create(InodeNo::ROOT, "f", WRITE).await;
+    bench.write(handle, 0, &vec![1; 1 << 20]).await;
+    bench.vfs.fsync(handle, false).await.unwrap();
+    let rows = bench.server.row_count();
+    for n in 0..6 {
+        bench.write(handle, n * 1000, b"changed").await;
+        bench.vfs.fsync(handle, false).await.unwrap();
+    }
+    assert_eq!(bench.server.row_count(), rows, "each publication replaced the one before, and its chunk");
+    bench.close(handle).await;
+}
+
+#[tokio::test]
+async fn a_shells_redirection_leaves_one_version() {
+    let bench = Bench::new();
+    for n in 1..3_usize {
+        // open, dup2, close of the first, write, close: the first close has nothing to publish but the truncation.
+        let (handle, _) = bench.create(InodeNo::ROOT, "f", TRUNCATE).await;
+        assert_eq!(bench.cost(async { bench.vfs.flush_handle(handle).await.unwrap() }).await, 0);
+        bench.write(handle, 0, b"echo").await;
+        bench.close(handle).await;
+        assert_eq!(bench.versions("f").await.len(), n);
+    }
+    let (handle, _) = bench.create(InodeNo::ROOT, "f", TRUNCATE).await;
+    bench.close(handle).await;
+    assert_eq!(bench.versions("f").await[0].meta.size, 0, "`: > f` is published at release");
+}
+
+#[tokio::test]
+async fn a_creation_that_was_closed_is_published_soon() {
+    let bench = Bench::new();
+    let (handle, _) = bench.create(InodeNo::ROOT, "f", TRUNCATE).await;
+    bench.vfs.flush_handle(handle).await.unwrap();
+    wait_for(async || bench.versions("f").await.len() == 1).await;
+    bench.write(handle, 0, b"later").await;
+    bench.close(handle).await;
+    assert_eq!(bench.versions("f").await.len(), 1);
+}
+
+#[tokio::test]
+async fn written_data_is_published_in_time() {
+    let bench = Bench::over(Arc::new(MemStore::new()), |config| config.publish_after = Duration::from_millis(10));
+    let (handle, _) = bench.create(InodeNo::ROOT, "log", APPEND).await;
+    bench.write(handle, 0, b"line").await;
+    wait_for(async || bench.versions("log").await.first().is_some_and(|head| head.meta.size == 4)).await;
+    bench.close(handle).await;
+}
+
+#[tokio::test]
+async fn attributes_ride_in_the_row_of_a_creation() {
+    let bench = Bench::new();
+    bench.list(InodeNo::ROOT).await;
+    let all = async {
+        let (handle, ino) = bench.create(InodeNo::ROOT, "f", TRUNCATE).await;
+        bench.write(handle, 0, b"x").await;
+        let set = SetAttr { mode: Some(0o400), uid: Some(5), gid: Some(6), ..SetAttr::default() };
+        bench.vfs.setattr(ino, set, Some(handle), ROOT).await.unwrap();
+        bench.vfs.setxattr(ino, b"user.x", b"1", pgfiles_vfs::XattrMode::Set).await.unwrap();
+        bench.close(handle).await;
+    };
+    assert_eq!(bench.cost(all).await, 1);
+    let head = bench.versions("f").await.remove(0);
+    assert_eq!((head.meta.mode, head.meta.uid, head.meta.gid, head.meta.rev), (Some(0o400), Some(5), Some(6), 0));
+    assert_eq!(head.meta.xattrs["user.x"], b"1");
+}
+
+#[tokio::test]
+async fn appends_of_two_mounts_are_both_kept() {
+    for size in [10, 600_000] {
+        let bench = Bench::new();
+        let base = vec![b'-'; size];
+        bench.put("log", &base).await;
+        let ino = bench.lookup(InodeNo::ROOT, "log").await.unwrap();
+        let file = bench.vfs.open(ino, APPEND, ROOT).await.unwrap();
+        bench.write(file.handle, 0, b"mine").await;
+        let other = Bench::over(bench.server.clone(), |_| {});
+        let ino = other.lookup(InodeNo::ROOT, "log").await.unwrap();
+        let theirs = other.vfs.open(ino, APPEND, ROOT).await.unwrap();
+        other.write(theirs.handle, 0, b"theirs").await;
+        other.close(theirs.handle).await;
+        bench.close(file.handle).await;
+        let expected = [base.as_slice(), b"theirs", b"mine"].concat();
+        assert!(bench.read("log").await == expected, "{size}");
+        assert_eq!(bench.versions("log").await.len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn overwrites_of_two_mounts_are_both_versions() {
+    let bench = Bench::new();
+    bench.put("f", b"base").await;
+    let ino = bench.lookup(InodeNo::ROOT, "f").await.unwrap();
+    let file = bench.vfs.open(ino, WRITE, ROOT).await.unwrap();
+    bench.write(file.handle, 0, b"MINE").await;
+    bench.elsewhere("f", b"theirs").await;
+    bench.close(file.handle).await;
+    let sizes: Vec<u64> = bench.versions("f").await.iter().map(|head| head.meta.size).collect();
+    assert_eq!(sizes, [4, 6, 4]);
+    assert_eq!(bench.read("f").await, b"MINE");
+}
+
+#[tokio::test]
+async fn deleted_elsewhere_is_published_after_the_tombstone() {
+    let bench = Bench::new();
+    let ino = bench.put("f", b"base").await;
+    let set = SetAttr { mode: Some(0o751), ..SetAttr::default() };
+    bench.vfs.setattr(ino, set, None, ROOT).await.unwrap();
+    for mode in [WRITE, APPEND] {
+        let file = bench.vfs.open(ino, mode, ROOT).await.unwrap();
+        bench.write(file.handle, 0, b"again").await;
+        bench.delete_elsewhere("f").await;
+        bench.close(file.handle).await;
+        let head = bench.versions("f").await.remove(0);
+        assert_eq!((head.is_live(), head.meta.mode, head.meta.ino), (true, Some(0o751), Some(ino.0)));
+    }
+}
+
+#[tokio::test]
+async fn deleted_here_is_never_resurrected() {
+    let bench = Bench::new();
+    let ino = bench.put("f", b"base").await;
+    let file = bench.vfs.open(ino, WRITE, ROOT).await.unwrap();
+    bench.write(file.handle, 0, b"x").await;
+    bench.vfs.unlink(InodeNo::ROOT, b"f").await.unwrap();
+    bench.write(file.handle, 1, b"y").await;
+    bench.vfs.fsync(file.handle, false).await.unwrap();
+    bench.close(file.handle).await;
+    bench.vfs.flush(None).await.unwrap();
+    assert!(!bench.versions("f").await[0].is_live());
+    assert_eq!(bench.vfs.status().dirty_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_failed_publication_keeps_the_data_and_is_told_once() {
+    let bench = Bench::new();
+    let (handle, _) = bench.create(InodeNo::ROOT, "f", TRUNCATE).await;
+    bench.write(handle, 0, b"precious").await;
+    bench.faults.plan(Some(Call::Commit), 0, Fault::Fail(StoreKind::NoSpace), u64::MAX);
+    assert!(matches!(bench.vfs.flush_handle(handle).await, Err(VfsError::NoSpace)));
+    bench.vfs.release(handle).await;
+    assert_eq!(bench.vfs.status().errors.len(), 1);
+    assert_eq!(bench.read_unpublished("f").await, b"precious");
+    bench.faults.heal();
+    // Told when it was closed, so nobody else hears of it; what is written later goes on top.
+    bench.vfs.flush(None).await.unwrap();
+    assert_eq!(bench.versions("f").await.len(), 1);
+    assert!(bench.vfs.status().errors.is_empty());
+    assert_eq!(bench.read("f").await, b"precious");
+}
+
+impl Bench {
+    async fn read_unpublished(&self, name: &str) -> Vec<u8> {
+        let ino = self.lookup(InodeNo::ROOT, name).await.unwrap();
+        let file = self.vfs.open(ino, OpenMode { read: true, ..OpenMode::default() }, ROOT).await.unwrap();
+        let bytes = self.vfs.read(file.handle, 0, 1 << 20).await.unwrap();
+        self.vfs.release(file.handle).await;
+        bytes.to_vec()
+    }
+}
+
+#[tokio::test]
+async fn dirty_memory_is_bounded() {
+    const BOUND: u64 = 16 << 20;
+    let bench = Bench::over(Arc::new(MemStore::new()), |config| config.dirty_bytes_max = BOUND);
+    let (large, _) = bench.create(InodeNo::ROOT, "large", TRUNCATE).await;
+    let piece = vec![3; 1 << 20];
+    let mut small = Vec::new();
+    for n in 0..100 {
+        bench.write(large, n << 20, &piece).await;
+        let (handle, _) = bench.create(InodeNo::ROOT, &format!("s{n}"), TRUNCATE).await;
+        bench.write(handle, 0, &piece[..200_000]).await;
+        small.push(handle);
+        assert!(bench.vfs.status().dirty_bytes <= BOUND + (2 << 20), "at {n}: {}", bench.vfs.status().dirty_bytes);
+    }
+    bench.close(large).await;
+    for handle in small {
+        bench.close(handle).await;
+    }
+    assert_eq!(bench.versions("large").await.len(), 1);
+    assert_eq!(bench.read("large").await.len(), 100 << 20);
+    assert_eq!(bench.vfs.status().dirty_bytes, 0);
+}
+
+#[tokio::test]
+async fn an_append_to_a_large_file_moves_kilobytes() {
+    let bench = Bench::new();
+    let (handle, ino) = bench.create(InodeNo::ROOT, "f", TRUNCATE).await;
+    let piece = vec![3; 1 << 20];
+    for n in 0..160 {
+        bench.write(handle, n << 20, &piece).await;
+    }
+    bench.close(handle).await;
+    let before = bench.stack.metrics.snapshot();
+    let file = bench.vfs.open(ino, APPEND, ROOT).await.unwrap();
+    bench.write(file.handle, 0, &[4; 100]).await;
+    bench.close(file.handle).await;
+    let after = bench.stack.metrics.snapshot();
+    let bytes = |snapshot: &pgfiles_store::layer::metrics::MetricsSnapshot| -> u64 {
+        snapshot.methods.iter().map(|method| method.bytes_in + method.bytes_out).sum()
+    };
+    let moved = bytes(&after) - bytes(&before);
+    assert!(moved < 64 << 10, "{moved} bytes");
+}
+
+#[tokio::test]
+async fn a_closed_file_leaves_nothing_in_the_table() {
+    let bench = Bench::new();
+    for n in 0..50 {
+        let ino = bench.put(&format!("f{n}"), b"x").await;
+        bench.read(&format!("f{n}")).await;
+        bench.vfs.forget(ino, u64::MAX);
+    }
+    bench.list(InodeNo::ROOT).await;
+    for n in 0..50 {
+        let ino = bench.lookup(InodeNo::ROOT, &format!("f{n}")).await.unwrap();
+        bench.vfs.unlink(InodeNo::ROOT, format!("f{n}").as_bytes()).await.unwrap();
+        bench.vfs.forget(ino, u64::MAX);
+    }
+    assert_eq!(bench.vfs.status().inodes, 1);
+}
+
+#[tokio::test]
+async fn a_read_only_mount_refuses() {
+    let server = Arc::new(MemStore::new());
+    Bench::over(server.clone(), |_| {}).put("f", b"x").await;
+    let bench = Bench::over(server, |config| config.read_only = true);
+    let ino = bench.lookup(InodeNo::ROOT, "f").await.unwrap();
+    assert!(matches!(bench.vfs.open(ino, WRITE, ROOT).await, Err(VfsError::ReadOnly)));
+    assert!(matches!(bench.vfs.unlink(InodeNo::ROOT, b"f").await, Err(VfsError::ReadOnly)));
+    assert!(matches!(bench.vfs.mkdir(InodeNo::ROOT, b"d", 0o755, ROOT).await, Err(VfsError::ReadOnly)));
+    assert_eq!(bench.read("f").await, b"x");
+}
+
+#[tokio::test]
+async fn two_files_with_one_inode_number_are_two() {
+    let server = Arc::new(MemStore::new());
+    for name in ["p/a", "p/b"] {
+        let meta = serde_json::json!({"version": 1, "kind": "file", "size": 1, "ino": "77"});
+        server.insert(&Key::new(name).unwrap(), meta, Some(Bytes::copy_from_slice(&name.as_bytes()[2..])));
+    }
+    let bench = Bench::over(server, |_| {});
+    let (a, b) = (bench.lookup(InodeNo::ROOT, "a").await, bench.lookup(InodeNo::ROOT, "b").await);
+    assert_ne!(a, b);
+    assert_eq!((bench.read("a").await, bench.read("b").await), (b"a".to_vec(), b"b".to_vec()));
+}
+
+/// Waits for a condition, at most ten seconds.
+async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
+    let met = async {
+        while !condition().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), met).await.expect("within ten seconds");
+}
