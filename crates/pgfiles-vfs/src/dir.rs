@@ -33,6 +33,8 @@ pub struct DirEntry {
 pub(crate) struct Listing {
     pub names: Vec<(Name, InodeNo, Kind)>,
     pub seen: HashSet<Name>,
+    /// Names that had no row when a page was asked for: published since, they may be on none.
+    pub pending: Vec<(Name, InodeNo)>,
     pub next: Option<Cursor>,
     pub started: bool,
     pub complete: bool,

@@ -113,7 +113,10 @@ impl Vfs {
         let (prefix, changes) = {
             let table = self.table();
             match table.prefix_of(no) {
-                Ok(prefix) => (prefix, table.dir(no)?.changes),
+                Ok(prefix) => {
+                    listing.pending.extend(table.pending_in(no));
+                    (prefix, table.dir(no)?.changes)
+                }
                 Err(VfsError::NotFound) => {
                     listing.complete = true;
                     return Ok(());
@@ -144,8 +147,10 @@ impl Vfs {
         listing.next = page.next;
         if listing.next.is_none() {
             listing.complete = true;
-            for (name, ino) in table.pending_in(no) {
-                if listing.seen.insert(name.clone()) {
+            let mut pending = std::mem::take(&mut listing.pending);
+            pending.extend(table.pending_in(no));
+            for (name, ino) in pending {
+                if table.child(no, &name) == Some(ino) && listing.seen.insert(name.clone()) {
                     listing.names.push((name, ino, Kind::File));
                 }
             }
