@@ -1,5 +1,6 @@
 //! Integration tests of the store, in one binary.
 
+mod layer_log;
 mod layer_suite;
 mod mem_suite;
 mod pg_bouncer;

@@ -3,10 +3,10 @@
 //! A tick is a moment of this process: each commit takes one when it begins and one when it is answered. What was
 //! answered before another began came before it on the server too; whatever survived a crash, so did all before it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::batch::{Batch, Op, Outcome};
+use crate::batch::{Batch, Op, Outcome, Put};
 use crate::version::VersionId;
 
 use crate::layer::cache::heads::touched;
@@ -15,6 +15,8 @@ use crate::layer::cache::heads::touched;
 pub const RETAINED_BYTES_MAX: usize = 64 << 20;
 /// The most operations retained, likewise.
 pub const RETAINED_OPS_MAX: usize = 20_000;
+/// Body rows that a version in progress remembers to drop; what is over leaks until it is swept.
+const DROPS_MAX: usize = 4_096;
 
 /// The commits, in the order in which the server made them as far as anyone can tell.
 #[derive(Default)]
@@ -24,6 +26,11 @@ pub struct Journal {
     ops: usize,
     bytes: usize,
     tick: u64,
+    /// Of a retained version in progress: the rows that it replaced one after the other, with the ticks of their
+    /// answers. After a crash any of them may be the one that is on the server again.
+    chains: HashMap<VersionId, Vec<(u64, VersionId)>>,
+    /// Rows that are being replaced by commits that are not answered.
+    replacing: HashMap<VersionId, VersionId>,
     /// Polls: all that was answered before that tick lies below that point of the server's log.
     polls: VecDeque<(u64, u64)>,
 }
@@ -48,6 +55,16 @@ impl Journal {
         self.tick
     }
 
+    /// The same for a commit that may be on the server before it is answered.
+    pub fn begin_commit(&mut self, batch: &Batch) -> u64 {
+        for put in puts(batch) {
+            if let Some(replaced) = put.extends.filter(|id| self.ids.contains(id)) {
+                self.replacing.insert(replaced, put.id);
+            }
+        }
+        self.begin()
+    }
+
     /// Whether a batch would go over the bound.
     pub fn is_full_for(&self, batch: &Batch) -> bool {
         self.ops + batch.ops.len() > RETAINED_OPS_MAX || self.bytes + batch.payload() > RETAINED_BYTES_MAX
@@ -67,11 +84,9 @@ impl Journal {
     pub fn retain(&mut self, began: u64, mut batch: Batch, outcomes: &[Outcome]) {
         self.tick += 1;
         let acked = self.tick;
-        for op in &batch.ops {
+        for op in &mut batch.ops {
             if let Op::Put(put) = op {
-                if let Some(replaced) = put.extends.filter(|id| self.ids.contains(id)) {
-                    self.supersede(replaced, &put.drops);
-                }
+                self.extend(put);
             }
         }
         batch.life = None;
@@ -83,6 +98,31 @@ impl Journal {
         let entry = Retained { began, acked, batch: Arc::new(batch), heads };
         let place = self.place_of(&entry);
         self.entries.insert(place, entry);
+    }
+
+    /// A version in progress goes on: takes over what its predecessor knew.
+    fn extend(&mut self, put: &mut Put) {
+        let Some(replaced) = put.extends else { return };
+        self.replacing.remove(&replaced);
+        let mut chain = self.chains.remove(&replaced).unwrap_or_default();
+        let mut acked = 0;
+        if self.ids.contains(&replaced) {
+            let before = self
+                .entries
+                .iter()
+                .rev()
+                .find_map(|entry| Some((entry.acked, puts(&entry.batch).find(|put| put.id == replaced)?)));
+            if let Some((tick, before)) = before {
+                acked = tick;
+                let drops = before.drops.iter().filter(|id| !put.drops.contains(id));
+                let drops: Vec<_> = drops.take(DROPS_MAX.saturating_sub(put.drops.len())).copied().collect();
+                let own = put.drops.clone();
+                put.drops.extend(drops);
+                self.supersede(replaced, &own);
+            }
+        }
+        chain.push((acked, replaced));
+        self.chains.insert(put.id, chain);
     }
 
     /// After all that came before it: of commits that ran at the same time, the numbers of their versions tell.
@@ -124,7 +164,7 @@ impl Journal {
 
     /// All that was answered before a tick is on the server's disk.
     pub fn durable(&mut self, began: u64) {
-        let Self { entries, ids, ops, bytes, .. } = self;
+        let Self { entries, ids, ops, bytes, chains, replacing, .. } = self;
         entries.retain(|entry| {
             let stays = entry.acked > began;
             if !stays {
@@ -132,10 +172,17 @@ impl Journal {
                 *bytes -= entry.batch.payload();
                 for id in entry.batch.ops.iter().filter_map(Op::witness) {
                     ids.remove(&id);
+                    chains.remove(&id);
+                    replacing.remove(&id);
                 }
             }
             stays
         });
+        for chain in chains.values_mut() {
+            // The last of them that is on the disk, and what came after it.
+            let durable = chain.iter().rposition(|(acked, _)| *acked <= began).unwrap_or(0);
+            chain.drain(..durable);
+        }
         self.polls.retain(|(tick, _)| *tick > began);
     }
 
@@ -158,6 +205,36 @@ impl Journal {
         self.entries.iter().cloned().collect()
     }
 
+    /// The rows that tell which of all retained commits are on the server.
+    pub fn witnesses(&self) -> Vec<VersionId> {
+        let chains = self.chains.values().flatten().map(|(_, id)| *id);
+        self.ids.iter().copied().chain(chains).chain(self.replacing.values().copied()).collect()
+    }
+
+    /// The commits that the server does not have, in order, given which witnesses it has: all without a row there, but
+    /// not those that were answered before one began whose row is there.
+    pub fn missing(&self, present: &HashSet<VersionId>) -> Vec<Batch> {
+        let is_there =
+            |id: VersionId| present.contains(&id) || self.replacing.get(&id).is_some_and(|replacing| present.contains(replacing));
+        let is_there = |entry: &&Retained| entry.batch.ops.iter().filter_map(Op::witness).any(is_there);
+        let survived = self.entries.iter().filter(is_there).map(|entry| entry.began).max().unwrap_or(0);
+        let missing = self.entries.iter().filter(|entry| !is_there(entry) && entry.acked >= survived);
+        missing.map(|entry| self.as_extension(&entry.batch, present)).collect()
+    }
+
+    /// A version in progress extends whichever of the rows that it replaced is there again.
+    fn as_extension(&self, batch: &Batch, present: &HashSet<VersionId>) -> Batch {
+        let mut batch = batch.clone();
+        for op in &mut batch.ops {
+            let Op::Put(put) = op else { continue };
+            let chain = self.chains.get(&put.id).into_iter().flatten().rev();
+            if let Some((_, id)) = chain.into_iter().find(|(_, id)| present.contains(id)) {
+                put.extends = Some(*id);
+            }
+        }
+        batch
+    }
+
     /// Gives everything up; says how many operations that were.
     pub fn clear(&mut self) -> usize {
         let ops = self.ops;
@@ -166,12 +243,11 @@ impl Journal {
     }
 }
 
-/// Of these commits, those that the server does not have, given the rows that it has: all without a row there, but not
-/// those that were answered before one began whose row is there.
-pub fn missing<'r>(all: &'r [Retained], present: &HashSet<VersionId>) -> Vec<&'r Retained> {
-    let is_there = |entry: &&Retained| entry.batch.ops.iter().filter_map(Op::witness).any(|id| present.contains(&id));
-    let survived = all.iter().filter(is_there).map(|entry| entry.began).max().unwrap_or(0);
-    all.iter().filter(|entry| !is_there(entry) && entry.acked >= survived).collect()
+fn puts(batch: &Batch) -> impl Iterator<Item = &Put> {
+    batch.ops.iter().filter_map(|op| match op {
+        Op::Put(put) => Some(put),
+        _ => None,
+    })
 }
 
 /// For messages: the first keys of a batch.
@@ -183,7 +259,7 @@ pub fn describe(batch: &Batch) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Delete, Precondition, Put};
+    use crate::batch::{Delete, Precondition};
     use crate::key::Key;
     use crate::version::{Head, Meta, VersionNo};
     use bytes::Bytes;
@@ -213,8 +289,12 @@ mod tests {
         Outcome { head: Some(Head { key, id: id(n), version, meta: Meta::default(), data: None }), ..Outcome::default() }
     }
 
-    fn ids(entries: &[&Retained]) -> Vec<VersionId> {
-        entries.iter().flat_map(|entry| entry.batch.ops.iter().filter_map(Op::witness)).collect()
+    fn ids(batches: impl IntoIterator<Item = Batch>) -> Vec<VersionId> {
+        batches.into_iter().flat_map(|batch| batch.ops.iter().filter_map(Op::witness).collect::<Vec<_>>()).collect()
+    }
+
+    fn all(journal: &Journal) -> Vec<VersionId> {
+        ids(journal.all().into_iter().map(|entry| Batch::clone(&entry.batch)))
     }
 
     #[test]
@@ -229,7 +309,7 @@ mod tests {
         assert_eq!(journal.size(), (2, 8), "not flushed so far");
         let later = journal.begin();
         journal.polled(later, 200, 100);
-        assert_eq!(ids(&journal.all().iter().collect::<Vec<_>>()), [id(2)]);
+        assert_eq!(all(&journal), [id(2)]);
         journal.durable(journal.tick);
         assert!(journal.is_empty() && journal.size() == (0, 0) && journal.ids.is_empty());
     }
@@ -241,7 +321,7 @@ mod tests {
             let began = journal.begin();
             journal.retain(began, put(n, "log", (n > 1).then(|| n - 1)), &[]);
         }
-        assert_eq!(ids(&journal.all().iter().collect::<Vec<_>>()), [id(5)]);
+        assert_eq!(all(&journal), [id(5)]);
         assert_eq!(journal.size(), (1, 4));
     }
 
@@ -251,7 +331,7 @@ mod tests {
         let (a, b) = (journal.begin(), journal.begin());
         journal.retain(b, put(2, "k", None), &[head(2, "k", 2)]);
         journal.retain(a, put(1, "k", None), &[head(1, "k", 1)]);
-        assert_eq!(ids(&journal.all().iter().collect::<Vec<_>>()), [id(1), id(2)]);
+        assert_eq!(all(&journal), [id(1), id(2)]);
     }
 
     #[test]
@@ -266,9 +346,47 @@ mod tests {
         let (second, third) = (journal.begin(), journal.begin());
         journal.retain(third, put(3, "c", None), &[]);
         journal.retain(second, put(2, "b", None), &[]);
-        let all = journal.all();
         // 3 is there: 1 was answered before it began; 2 ran at the same time, so nothing is known of it.
-        assert_eq!(ids(&missing(&all, &HashSet::from([id(3)]))), [id(2)]);
-        assert_eq!(ids(&missing(&all, &HashSet::new())), [id(1), id(3), id(2)]);
+        assert_eq!(ids(journal.missing(&HashSet::from([id(3)]))), [id(2)]);
+        assert_eq!(ids(journal.missing(&HashSet::new())), [id(1), id(3), id(2)]);
+    }
+
+    fn extended(batches: &[Batch]) -> Option<VersionId> {
+        batches.iter().flat_map(puts).next()?.extends
+    }
+
+    #[test]
+    fn a_version_in_progress_extends_what_the_crash_brought_back() {
+        let mut journal = Journal::default();
+        for n in 1..=5 {
+            let began = journal.begin_commit(&put(n, "log", (n > 1).then(|| n - 1)));
+            journal.retain(began, put(n, "log", (n > 1).then(|| n - 1)), &[]);
+        }
+        assert_eq!(extended(&journal.missing(&HashSet::from([id(2)]))), Some(id(2)));
+        assert_eq!(extended(&journal.missing(&HashSet::new())), Some(id(4)));
+        assert!(journal.missing(&HashSet::from([id(5)])).is_empty());
+    }
+
+    #[test]
+    fn what_an_unanswered_commit_replaced_is_not_missing() {
+        let mut journal = Journal::default();
+        let began = journal.begin_commit(&put(1, "log", None));
+        journal.retain(began, put(1, "log", None), &[]);
+        journal.begin_commit(&put(2, "log", Some(1)));
+        assert!(journal.witnesses().contains(&id(2)));
+        assert!(journal.missing(&HashSet::from([id(2)])).is_empty());
+        assert_eq!(ids(journal.missing(&HashSet::new())), [id(1)]);
+    }
+
+    #[test]
+    fn a_chain_is_as_long_as_what_is_not_on_the_disk() {
+        let mut journal = Journal::default();
+        for n in 1..=9 {
+            let poll = journal.begin();
+            let began = journal.begin();
+            journal.retain(began, put(n, "log", (n > 1).then(|| n - 1)), &[]);
+            journal.durable(poll);
+            assert!(journal.chains.values().flatten().count() <= 2);
+        }
     }
 }

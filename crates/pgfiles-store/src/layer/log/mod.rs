@@ -9,7 +9,8 @@
 //!   for its turn in the same queue.
 //!
 //! Locks: `order` (async; commits share it, recovery has it alone) is the only one held while the server is asked. The
-//! others are short: `queue`, then the heads of the cache; `journal`; `trouble`. None is taken inside another but these two.
+//! others are short: `queue`, then the heads of the cache; `server`, then `journal`; `trouble`. None is taken inside another
+//! but as said here.
 
 pub mod journal;
 mod overlay;

@@ -43,7 +43,7 @@ pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 /// Deleted names whose number is remembered; when there are more, all are forgotten.
 const NUMBERS_MAX: usize = 50_000;
 /// The pause before a commit that failed is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is pending.
 #[derive(Default)]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::batch::{Batch, Durability, Op, Outcome};
+use crate::batch::{Batch, Durability, Outcome};
 use crate::error::{Kind, Result, StoreError};
 use crate::store::{Position, Server, Store};
 
-use super::journal::{Retained, describe, missing};
+use super::journal::describe;
 use super::relax::{Relaxed as Relaxing, is_overtaken};
 use super::{Log, lock};
 
@@ -27,7 +27,7 @@ impl Log {
             let server = self.server().await?;
             let shared = self.order.read().await;
             let life: Arc<str> = lock(&self.server).as_ref().unwrap_or(&server).life.as_str().into();
-            let began = lock(&self.journal).begin();
+            let began = lock(&self.journal).begin_commit(&batch);
             let durable = self.is_durable_at_once(&batch);
             batch.durability = if durable { Durability::Sync } else { Durability::Async };
             batch.life = Some(life.clone());
@@ -125,8 +125,7 @@ impl Log {
                 return Ok(());
             }
             let position = self.inner.position().await?;
-            let entries = lock(&self.journal).all();
-            match self.commit_missing(&entries, &position).await {
+            match self.commit_missing(&position).await {
                 Ok(count) => {
                     self.recovered(&before, position, count);
                     return Ok(());
@@ -140,29 +139,29 @@ impl Log {
 
     fn recovered(&self, before: &Position, position: Position, count: usize) {
         tracing::warn!(commits = count, "the server is in another life: what it had forgotten is committed again");
-        lock(&self.journal).forget_polls();
         self.heads.invalidate_all();
         if before.cluster != position.cluster {
             tracing::warn!("the server is another one, or an older state of it: all cached metadata is dropped");
             self.epoch.send_modify(|epoch| *epoch += 1);
         }
         *lock(&self.server) = Some(position);
+        lock(&self.journal).forget_polls();
         let mut trouble = lock(&self.trouble);
         trouble.recoveries += 1;
         trouble.recommitted += count as u64;
         trouble.read_only = None;
     }
 
-    async fn commit_missing(&self, entries: &[Retained], position: &Position) -> Result<usize> {
-        let ids: Vec<_> = entries.iter().flat_map(|entry| entry.batch.ops.iter().filter_map(Op::witness)).collect();
+    async fn commit_missing(&self, position: &Position) -> Result<usize> {
+        let ids = lock(&self.journal).witnesses();
         let mut present = HashSet::new();
         for ids in ids.chunks(PRESENT_IDS_MAX) {
             let found = self.inner.present(ids).await?;
             present.extend(ids.iter().zip(found).filter(|(_, there)| *there).map(|(id, _)| *id));
         }
-        let missing = missing(entries, &present);
-        for entry in &missing {
-            self.commit_again(&entry.batch, position).await?;
+        let missing = lock(&self.journal).missing(&present);
+        for batch in &missing {
+            self.commit_again(batch, position).await?;
         }
         Ok(missing.len())
     }
@@ -239,7 +238,11 @@ impl Log {
             return self.recover(&known.life).await;
         }
         self.verified.store(disturbances, Relaxed);
-        lock(&self.journal).polled(began, position.written, position.flushed);
+        // A recovery meanwhile committed again what is retained: this position says nothing about that.
+        let server = lock(&self.server);
+        if server.as_ref().is_some_and(|server| server.life == position.life) {
+            lock(&self.journal).polled(began, position.written, position.flushed);
+        }
         Ok(())
     }
 }
