@@ -11,7 +11,9 @@ use pgfiles_store::clock::SystemClock;
 use pgfiles_store::key::{Key, Name, Prefix};
 use pgfiles_store::store::{Entry, Store};
 use pgfiles_store::version::{self, Timestamp, VersionId};
-use pgfiles_vfs::{Attr, Caller, HandleId, InodeNo, LookupReply, OpenMode, SetAttr, SetTime, Vfs, VfsConfig, VfsError, XattrMode};
+use pgfiles_vfs::{
+    Attr, Caller, HandleId, InodeNo, LookupReply, OpenMode, SetAttr, SetTime, Vfs, VfsConfig, VfsError, XattrMode,
+};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -391,7 +393,11 @@ impl Run {
     async fn rename(&mut self, at: usize, dir: Id, name: &[u8]) -> String {
         let (to, to_name) = (self.some_dir(), self.some_name());
         let noreplace = self.rng.random_bool(0.2);
-        let what = format!("rename to {}/{} noreplace {noreplace}", show(&self.model.path(to).unwrap_or_default()), to_name.escape_ascii());
+        let what = format!(
+            "rename to {}/{} noreplace {noreplace}",
+            show(&self.model.path(to).unwrap_or_default()),
+            to_name.escape_ascii()
+        );
         if self.model.find(to, to_name).is_some_and(|id| self.is_busy(at, id)) {
             return "skipped: open elsewhere".into();
         }
@@ -426,7 +432,8 @@ impl Run {
             set.uid = Some(self.rng.random_range(0..5000));
         }
         if self.rng.random_bool(0.5) {
-            let at = Timestamp { seconds: self.rng.random_range(0..2_000_000_000), nanos: self.rng.random_range(0..1_000_000_000) };
+            let at =
+                Timestamp { seconds: self.rng.random_range(0..2_000_000_000), nanos: self.rng.random_range(0..1_000_000_000) };
             set.mtime = Some(SetTime::At(at));
             if !self.model.node(id).is_dir() {
                 self.model.node_mut(id).mtime = Some(at);
@@ -492,7 +499,8 @@ impl Run {
 
     /// Compares a node as this mount shows it.
     async fn compare(&mut self, at: usize, id: Id, what: &str) {
-        let what = format!("after {what}: node {id} on mount {at}");
+        let path = self.model.path(id).map_or_else(|| "nameless".to_owned(), |path| show(&path));
+        let what = format!("after {what}: node {id} at {path} on mount {at}");
         let handle = self.mounts[at].open.iter().find(|file| file.id == id).map(|file| file.handle);
         let size = self.model.node(id).bytes().len();
         if let Some(handle) = handle {
@@ -591,13 +599,20 @@ impl Run {
             Kind::Dir(_) => version::Kind::Dir,
             Kind::Symlink(_) => version::Kind::Symlink,
         };
-        let elsewhere = |name: &[u8]| self.model.find(dir, name).is_some_and(|id| self.is_busy(at, id) && !self.model.node(id).is_dir());
+        let elsewhere =
+            |name: &[u8]| self.model.find(dir, name).is_some_and(|id| self.is_busy(at, id) && !self.model.node(id).is_dir());
         let mut expected: Vec<_> = self.model.names(dir).iter().map(|(name, id)| (name.clone(), kind(*id))).collect();
         expected.extend([(b".".to_vec(), version::Kind::Dir), (b"..".to_vec(), version::Kind::Dir)]);
         expected.sort_by(|a, b| a.0.cmp(&b.0));
         expected.retain(|(name, _)| !elsewhere(name));
         seen.retain(|(name, _)| !elsewhere(name));
-        assert_eq!(seen, expected, "seed {}: {what}: directory {} on mount {at}", self.plan.seed, show(&self.model.path(dir).unwrap_or_default()));
+        assert_eq!(
+            seen,
+            expected,
+            "seed {}: {what}: directory {} on mount {at}",
+            self.plan.seed,
+            show(&self.model.path(dir).unwrap_or_default())
+        );
         "readdir".into()
     }
 
@@ -629,7 +644,9 @@ impl Run {
         let open = self.mounts.iter().any(|mount| mount.open.iter().any(|file| file.id == id));
         let Some(key) = self.key(id).filter(|_| !open) else { return };
         let entry = self.store.lookup(std::slice::from_ref(&key), 0).await.expect("lookup").remove(0);
-        let Some(Entry::File(head)) = entry else { panic!("seed {}: {key:?} is closed and not stored: {entry:?}", self.plan.seed) };
+        let Some(Entry::File(head)) = entry else {
+            panic!("seed {}: {key:?} is closed and not stored: {entry:?}", self.plan.seed)
+        };
         let bytes = self.stored(&head).await;
         assert!(bytes == self.model.node(id).bytes(), "seed {}: {key:?} is closed and its row has other bytes", self.plan.seed);
         self.log.insert(head.id, (key, bytes));

@@ -228,12 +228,14 @@ impl Table {
         self.insert(parent, name, key, facts)
     }
 
-    /// The node whose number an entry claims although it is known elsewhere: moved there by another client, maybe.
+    /// The node whose number an entry claims although it is known elsewhere, or was believed to have lost its last name:
+    /// moved there by another client, maybe. An open file without a name stays what it was.
     pub fn elsewhere(&self, parent: InodeNo, name: &Name, facts: &Facts) -> Option<InodeNo> {
         let no = InodeNo(facts.ino);
         let node = self.nodes.get(&no)?;
         let here = node.place.as_ref().is_some_and(|place| place.0 == parent && place.1 == *name);
-        (no != InodeNo::ROOT && !here && !node.is_ahead() && node.facts.kind == facts.kind).then_some(no)
+        let lost = node.unlinked && node.opens == 0;
+        (no != InodeNo::ROOT && !here && (lost || !node.is_ahead()) && node.facts.kind == facts.kind).then_some(no)
     }
 
     /// The name stands for nothing that is known: removed or replaced by another client. An open file keeps its place.
@@ -261,7 +263,9 @@ impl Table {
         self.node(parent)?;
         self.leave(no);
         self.detach(parent, name);
-        self.node_mut(no)?.place = Some((parent, name.clone()));
+        let node = self.node_mut(no)?;
+        node.place = Some((parent, name.clone()));
+        node.unlinked = false;
         self.node_mut(parent)?.children.insert(name.clone(), no);
         Ok(())
     }

@@ -120,6 +120,8 @@ impl Vfs {
             let Some(no) = table.elsewhere(parent, name, facts) else { return Ok(None) };
             match table.key_of(no) {
                 Ok(key) => (no, key),
+                // Nameless here: nothing contradicts the entry.
+                Err(VfsError::NotFound) => return Ok(Some(no)),
                 Err(_) => return Ok(None),
             }
         };
