@@ -385,7 +385,7 @@ impl Table {
         node.times_ahead && self.ahead.insert(dir)
     }
 
-    /// Directories whose times are ahead of their markers: path and times. They count as persisted from now on.
+    /// Directories whose times are to be persisted: marker and times. [`Table::persisted`] ends it.
     pub fn take_ahead(&mut self, only: Option<InodeNo>) -> Vec<(InodeNo, Key, Timestamp, Timestamp)> {
         let wanted: Vec<InodeNo> = self.ahead.iter().copied().filter(|no| only.is_none_or(|only| only == *no)).collect();
         let mut out = Vec::new();
@@ -393,12 +393,21 @@ impl Table {
             self.ahead.remove(&no);
             let key = self.prefix_of(no).ok().and_then(|prefix| prefix.marker());
             let Some(node) = self.nodes.get_mut(&no) else { continue };
-            node.times_ahead = false;
-            if let Some(key) = key {
-                out.push((no, key, node.facts.mtime, node.facts.ctime));
+            match key {
+                Some(key) => out.push((no, key, node.facts.mtime, node.facts.ctime)),
+                None => node.times_ahead = false,
             }
         }
         out
+    }
+
+    /// The store has a directory's times, unless they changed again meanwhile.
+    pub fn persisted(&mut self, dir: InodeNo) {
+        let again = self.ahead.contains(&dir);
+        if let Some(node) = self.nodes.get_mut(&dir) {
+            node.times_ahead = again;
+        }
+        self.tidy(dir);
     }
 
     /// Children of a directory that have no row yet.

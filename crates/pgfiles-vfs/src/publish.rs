@@ -145,8 +145,9 @@ impl Vfs {
 
     /// Writes the times of directories to their markers.
     pub(crate) async fn persist_dirs(&self, only: Option<InodeNo>) {
-        let ahead = self.table().take_ahead(only);
         let _moves = self.moves.read().await;
+        let ahead = self.table().take_ahead(only);
+        let dirs: Vec<InodeNo> = ahead.iter().map(|(no, ..)| *no).collect();
         let ops: Vec<Op> = ahead
             .into_iter()
             .map(|(_, key, mtime, ctime)| {
@@ -164,6 +165,10 @@ impl Vfs {
                     tracing::debug!(%error, "a directory's times were not persisted");
                 }
             }
+        }
+        let mut table = self.table();
+        for dir in dirs {
+            table.persisted(dir);
         }
     }
 

@@ -7,11 +7,15 @@ use pgfiles_store::body::Body;
 use pgfiles_store::layout;
 
 use crate::Vfs;
+use crate::attr::Facts;
 use crate::buffer::{Content, Data};
 use crate::error::{Result, VfsError};
 use crate::handle::HandleId;
 use crate::inode::Inode;
 use crate::read_ahead;
+
+/// How often a reader goes on with the next version when the one that it reads is replaced by its writer.
+const REPLACED_MAX: u32 = 20;
 
 impl Vfs {
     /// At most `len` bytes from `offset`; fewer only at the end.
@@ -20,20 +24,62 @@ impl Vfs {
     /// [`VfsError::Corrupt`] where the body is damaged; [`VfsError::BadHandle`].
     pub async fn read(self: &Arc<Self>, handle: HandleId, offset: u64, len: u64) -> Result<Bytes> {
         let file = self.handles().file(handle)?;
-        let mut data = file.inode.data.lock().await;
-        self.settle(&file.inode, &mut data);
-        match &data.content {
-            Content::Whole(bytes) => {
-                let end = offset.saturating_add(len).min(bytes.len() as u64) as usize;
-                return Ok(Bytes::copy_from_slice(bytes.get(offset as usize..end).unwrap_or_default()));
+        let mut tries = 0;
+        loop {
+            let mut data = file.inode.data.lock().await;
+            self.settle(&file.inode, &mut data);
+            match &data.content {
+                Content::Whole(bytes) => {
+                    let end = offset.saturating_add(len).min(bytes.len() as u64) as usize;
+                    return Ok(Bytes::copy_from_slice(bytes.get(offset as usize..end).unwrap_or_default()));
+                }
+                Content::Chunked(chunked) => return chunked.read(&*self.store, offset, len).await,
+                Content::Clean(_) => {}
             }
-            Content::Chunked(chunked) => return chunked.read(&*self.store, offset, len).await,
-            Content::Clean(_) => {}
+            let body = self.body(&file.inode, &mut data).await?;
+            let of = data.of;
+            drop(data);
+            let read = read_ahead::read(&file.ahead, &self.store, (of, &body), offset, len, &self.runtime).await;
+            tries += 1;
+            if let Err(VfsError::Corrupt(_)) = &read
+                && tries < REPLACED_MAX
+            {
+                let mut data = file.inode.data.lock().await;
+                // Published again meanwhile by this mount, or by another one.
+                if data.of != of || self.was_replaced(&file.inode, &mut data).await? {
+                    continue;
+                }
+            }
+            return read;
         }
-        let body = self.body(&file.inode, &mut data).await?;
-        let of = data.of;
-        drop(data);
-        read_ahead::read(&file.ahead, &self.store, (of, &body), offset, len, &self.runtime).await
+    }
+
+    /// Whether the version that a clean content stands for was in progress and is replaced by now, by the mount that
+    /// writes it; then the newer one is taken over.
+    async fn was_replaced(&self, inode: &Inode, data: &mut Data) -> Result<bool> {
+        let key = {
+            let table = self.table();
+            let node = table.node(inode.no)?;
+            if node.is_ahead() {
+                return Ok(false);
+            }
+            table.key_of(inode.no)?
+        };
+        // Not through the cache, which still believes in the row that is gone.
+        let newest = self.store.versions(&key, None, 1).await?.into_iter().next();
+        let Some(head) = newest.filter(|head| head.is_live() && Some(head.id) != data.of) else { return Ok(false) };
+        {
+            let mut table = self.table();
+            let node = table.node_mut(inode.no)?;
+            let ino = node.facts.ino;
+            node.refresh(Facts { ino, ..Facts::of_head(&head) });
+        }
+        data.content = Content::default();
+        data.of = Some(head.id);
+        if let Some(kernel) = self.kernel.get() {
+            kernel.inode(inode.no);
+        }
+        Ok(true)
     }
 
     /// Where nothing is unpublished, the content is that of the newest row that is known.
@@ -57,6 +103,18 @@ impl Vfs {
 
     /// The body of a clean content, opened. A small one is read whole.
     pub(crate) async fn body(&self, inode: &Inode, data: &mut Data) -> Result<Body> {
+        let mut tries = 0;
+        loop {
+            let opened = self.open_body(inode, data).await;
+            tries += 1;
+            match &opened {
+                Err(VfsError::Corrupt(_)) if tries < REPLACED_MAX && self.was_replaced(inode, data).await? => {}
+                _ => return opened,
+            }
+        }
+    }
+
+    async fn open_body(&self, inode: &Inode, data: &mut Data) -> Result<Body> {
         if let Content::Clean(Some(body)) = &data.content {
             return Ok(body.clone());
         }
@@ -67,17 +125,15 @@ impl Vfs {
             let key = table.key_of(inode.no).or_else(|_| pgfiles_store::Key::new("unlinked"))?;
             node.facts.head(&key).ok_or(VfsError::Stale)?
         };
+        data.of = Some(head.id);
         let mut body = Body::open(&*self.store, &head).await?;
-        if let Body::Inline { size, data: bytes @ None, part } = &body
-            && *size <= layout::INLINE_BYTES_MAX
+        if let Body::Inline { size, data: None, part } = body
+            && size <= layout::INLINE_BYTES_MAX
         {
-            let _ = bytes;
-            let (size, part) = (*size, *part);
             let bytes = body.read(&*self.store, 0, size).await?;
             body = Body::Inline { part, size, data: Some(bytes) };
         }
         data.content = Content::Clean(Some(body.clone()));
-        data.of = Some(head.id);
         Ok(body)
     }
 }

@@ -451,6 +451,41 @@ async fn two_files_with_one_inode_number_are_two() {
     assert_eq!((bench.read("a").await, bench.read("b").await), (b"a".to_vec(), b"b".to_vec()));
 }
 
+#[tokio::test]
+async fn a_version_in_progress_is_read_by_another_mount() {
+    for size in [100, 900_000] {
+        let bench = Bench::new();
+        let (handle, _) = bench.create(InodeNo::ROOT, "log", APPEND).await;
+        bench.write(handle, 0, &vec![1; size]).await;
+        bench.vfs.fsync(handle, false).await.unwrap();
+        let other = Bench::over(bench.server.clone(), |_| {});
+        // It believes in the first row for the time to live, and that row is gone.
+        let ino = other.lookup(InodeNo::ROOT, "log").await.unwrap();
+        other.stack.cache.clear().await;
+        let ino = other.lookup(InodeNo::ROOT, "log").await.unwrap_or(ino);
+        bench.write(handle, 0, b"more").await;
+        bench.vfs.fsync(handle, false).await.unwrap();
+        let got = other.read("log").await;
+        assert!(got.len() == size + 4 || got.len() == size, "{}", got.len());
+        let file = other.vfs.open(ino, OpenMode { read: true, ..OpenMode::default() }, ROOT).await.unwrap();
+        assert!(other.vfs.read(file.handle, 0, 10).await.is_ok());
+        bench.close(handle).await;
+    }
+}
+
+#[tokio::test]
+async fn directory_times_are_persisted() {
+    let bench = Bench::new();
+    bench.vfs.mkdir(InodeNo::ROOT, b"d", 0o755, ROOT).await.unwrap();
+    let dir = bench.lookup(InodeNo::ROOT, "d").await.unwrap();
+    bench.vfs.mkdir(dir, b"x", 0o755, ROOT).await.unwrap();
+    let shown = bench.vfs.getattr(dir).await.unwrap().attr.mtime;
+    bench.vfs.fsyncdir(dir).await.unwrap();
+    assert_eq!(bench.vfs.getattr(dir).await.unwrap().attr.mtime, shown);
+    assert_eq!(bench.versions("d/").await[0].meta.mtime, Some(shown));
+    assert_eq!(bench.versions("d/").await.len(), 1);
+}
+
 /// Waits for a condition, at most ten seconds.
 async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
     let met = async {
