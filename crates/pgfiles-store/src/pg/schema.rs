@@ -45,6 +45,8 @@ const SCHEMA_VERSION: &str = include_str!("schema/version.sql");
 const INIT_LOCK: &str = "SELECT pg_advisory_xact_lock(7100)";
 /// How often somebody else's index build is looked at.
 const INDEX_POLL: Duration = Duration::from_millis(200);
+/// How often an init that met another is tried.
+const RACES_MAX: u32 = 10;
 /// Rows given a version per transaction.
 const BACKFILL_ROWS: i32 = 1_000;
 
@@ -75,6 +77,17 @@ pub enum Access {
 /// [`Kind::Unsupported`] for a server that cannot carry pgfiles and for a schema newer than this pgfiles, [`Kind::ReadOnly`]
 /// on a standby, [`Kind::Invalid`] where rows that are there already contradict the schema, and what the server says.
 pub async fn init(client: &mut Client) -> Result<Report> {
+    // Others may change the same catalog rows at this moment (an index build cannot be under our lock): then once more.
+    for attempt in 1..RACES_MAX {
+        match init_once(client).await {
+            Err(error) if error.kind() == Kind::Retry => tokio::time::sleep(INDEX_POLL * attempt).await,
+            outcome => return outcome,
+        }
+    }
+    init_once(client).await
+}
+
+async fn init_once(client: &mut Client) -> Result<Report> {
     supported(client).await?;
     let (schema, created) = place(client).await?;
     let sql = |text: &str| text.replace("@schema@", &quoted(&schema));
@@ -281,7 +294,8 @@ fn said(error: Error) -> StoreError {
                 SqlState::READ_ONLY_SQL_TRANSACTION => Kind::ReadOnly,
                 SqlState::DISK_FULL => Kind::NoSpace,
                 SqlState::UNIQUE_VIOLATION | SqlState::INVALID_TEXT_REPRESENTATION => Kind::Invalid,
-                SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => Kind::Retry,
+                // "tuple concurrently updated" has no code of its own.
+                SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE | SqlState::INTERNAL_ERROR => Kind::Retry,
                 _ => Kind::Other,
             };
             let detail = db.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();

@@ -150,13 +150,14 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE r record; seen int := 0;
 BEGIN
   done := 0;
+  PERFORM pg_advisory_xact_lock(7100); -- as init: two that number at once would number twice
   FOR r IN SELECT p.id, p.key, p.meta, p.data FROM @schema@.pgfiles p WHERE p.key ~>~ after
            ORDER BY p.key USING ~<~, (p.meta->>'version')::bigint DESC NULLS LAST LOOP
     seen := seen + 1;
     IF seen > lim * 50 AND r.key <> next OR done >= lim AND r.key <> next THEN RETURN; END IF;
     next := r.key;
     CONTINUE WHEN r.meta->>'version' IS NOT NULL OR left(r.key, 1) = '/';
-    UPDATE @schema@.pgfiles p SET meta = @schema@.pgfiles_filled(r.key, r.meta, r.data) WHERE p.id = r.id;
+    UPDATE @schema@.pgfiles p SET meta = @schema@.pgfiles_filled(r.key, r.meta, r.data) WHERE p.id = r.id AND p.meta->>'version' IS NULL;
     done := done + 1;
   END LOOP;
   next := NULL;

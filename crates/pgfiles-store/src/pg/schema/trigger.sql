@@ -58,6 +58,7 @@ BEGIN
   END IF;
   given := given - '{version,created_at,xid,lin,body,layout,revive,op}'::text[];
   SELECT p.meta INTO head FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+  IF jsonb_typeof(head) <> 'object' THEN head := NULL; END IF;
   dead := given @> '{"deleted":true}';
   made := jsonb_build_object('version', coalesce((head->>'version')::bigint, 0) + 1, 'created_at', at,
     'xid', pg_current_xact_id()::text, 'by', CASE jsonb_typeof(given->'by') WHEN 'object' THEN given->'by' ELSE '{}' END
