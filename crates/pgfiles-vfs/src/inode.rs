@@ -64,6 +64,10 @@ pub(crate) struct Table {
     strays: HashMap<(InodeNo, Name), Vec<InodeNo>>,
     /// Directories whose times are ahead of their markers.
     ahead: HashSet<InodeNo>,
+    /// Counts renames of directories: the paths of all below are other ones since.
+    moves: u64,
+    /// One is under way: what the store says of any path may be of before or after.
+    pub moving: bool,
 }
 
 impl Node {
@@ -104,7 +108,7 @@ impl Node {
 impl Table {
     pub fn new(prefix: &Prefix) -> Self {
         let root = Node { lookups: 1, ..Node::new(Facts::implied(prefix, None), None) };
-        Self { prefix: prefix.clone(), nodes: HashMap::from([(InodeNo::ROOT, root)]), strays: HashMap::new(), ahead: HashSet::new() }
+        Self { prefix: prefix.clone(), nodes: HashMap::from([(InodeNo::ROOT, root)]), strays: HashMap::new(), ahead: HashSet::new(), moves: 0, moving: false }
     }
 
     pub fn len(&self) -> u64 {
@@ -300,6 +304,18 @@ impl Table {
             self.ahead.remove(&no);
             self.tidy(no);
         }
+    }
+
+    /// What an answer of the store has to be asked under to be believed: the changes by this mount of a node (a directory
+    /// for its names), and of all paths.
+    pub fn stamp_of(&self, no: InodeNo) -> Result<(u64, u64)> {
+        Ok((self.node(no)?.changes, self.moves))
+    }
+
+    /// The rename of a directory begins, or has ended.
+    pub fn set_moving(&mut self, moving: bool) {
+        self.moving = moving;
+        self.moves += 1;
     }
 
     /// Counts a change in the directory that holds a node.

@@ -73,15 +73,15 @@ impl Vfs {
     pub(crate) async fn find(&self, parent: InodeNo, name: &Name) -> Result<Option<InodeNo>> {
         let mut tries = 0;
         loop {
-            let (key, changes) = {
+            let (key, stamp) = {
                 let table = self.table();
-                let dir = table.dir(parent)?;
+                table.dir(parent)?;
                 if let Some(no) = table.child(parent, name)
                     && table.node(no)?.is_ahead()
                 {
                     return Ok(Some(no));
                 }
-                (table.key_in(parent, name)?, dir.changes)
+                (table.key_in(parent, name)?, table.stamp_of(parent)?)
             };
             let entry = self.store.lookup(std::slice::from_ref(&key), LOOKUP_INLINE_BYTES).await?.pop().flatten();
             let facts = entry.as_ref().map(|entry| Facts::of_entry(entry, &key));
@@ -89,9 +89,13 @@ impl Vfs {
                 Some(facts) => self.moved_here(parent, name, facts).await?,
                 None => None,
             };
+            if self.table().moving {
+                self.after_the_move().await;
+                continue;
+            }
             let mut table = self.table();
             tries += 1;
-            if table.dir(parent)?.changes != changes && tries < RETRIES {
+            if table.stamp_of(parent)? != stamp && tries < RETRIES {
                 continue;
             }
             return match (facts, moved) {
@@ -110,6 +114,11 @@ impl Vfs {
                 (Some(facts), None) => table.admit(parent, name, &key, facts).map(Some),
             };
         }
+    }
+
+    /// Waits until no directory is being renamed. Who holds [`Vfs::moves`] never has to.
+    async fn after_the_move(&self) {
+        drop(self.moves.read().await);
     }
 
     /// The known node that an entry is, if another client moved it here: its number is known at another name, and that
@@ -141,28 +150,37 @@ impl Vfs {
 
     /// Takes over what the store knows of an inode.
     pub(crate) async fn refresh(&self, no: InodeNo) -> Result<()> {
-        let mut tries = 0;
+        let (mut tries, mut waited) = (0, false);
         loop {
-            let (key, changes) = {
+            let (key, stamp) = {
                 let table = self.table();
-                let node = table.node(no)?;
-                if node.is_ahead() {
+                if table.node(no)?.is_ahead() {
                     return Ok(());
                 }
                 match table.key_of(no) {
-                    Ok(key) => (key, node.changes),
+                    Ok(key) => (key, table.stamp_of(no)?),
                     Err(VfsError::NotSupported | VfsError::NotFound) => return Ok(()),
                     Err(error) => return Err(error),
                 }
             };
             let entry = self.store.lookup(std::slice::from_ref(&key), LOOKUP_INLINE_BYTES).await?.pop().flatten();
-            let mut table = self.table();
-            let node = table.node(no)?;
-            tries += 1;
-            if node.changes != changes && tries < RETRIES {
+            if self.table().moving {
+                self.after_the_move().await;
                 continue;
             }
-            if node.is_ahead() {
+            if entry.is_none() && !waited {
+                // It may be just being renamed, which is done with its data held.
+                waited = true;
+                let inode = self.table().inode(no)?;
+                drop(inode.data.lock().await);
+                continue;
+            }
+            let mut table = self.table();
+            tries += 1;
+            if table.stamp_of(no)? != stamp && tries < RETRIES {
+                continue;
+            }
+            if table.node(no)?.is_ahead() {
                 return Ok(());
             }
             return self.believe(&mut table, no, &key, entry.as_ref());

@@ -32,6 +32,8 @@ impl Vfs {
             let node = table.node_mut(no)?;
             match node.facts.kind {
                 Kind::Dir => return Err(VfsError::IsDirectory),
+                // Its last name and its last handle are gone, and with them what was never published.
+                Kind::File if node.unlinked && node.opens == 0 => return Err(VfsError::Stale),
                 Kind::File => {}
                 Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => {
                     return Err(VfsError::InvalidArgument("not a regular file"));

@@ -63,7 +63,10 @@ impl Vfs {
         if self.table().node(no)?.facts.kind == Kind::Dir {
             let _moves = self.moves.write().await;
             let _names = lock_names(&from, &to).await;
-            return self.rename_dir(parent, &name, new_parent, &new_name, noreplace).await;
+            let renamed = self.rename_dir(parent, &name, new_parent, &new_name, noreplace).await;
+            // Also where it failed half-way: nobody waits for ever.
+            self.table().set_moving(false);
+            return renamed;
         }
         let _moves = self.moves.read().await;
         let _names = lock_names(&from, &to).await;
@@ -191,6 +194,7 @@ impl Vfs {
         };
         let id = self.clock.version_id();
         let rename = RenameDir { id, from, to, young: self.young(), to_absent: noreplace };
+        self.table().set_moving(true);
         let outcome = self.commit(vec![Op::RenameDir(rename)], Durability::Async).await;
         outcome.map_err(|error| if noreplace && is_conflict(&error) { VfsError::Exists } else { error.into() })?;
         {
