@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pgfiles_fuse::{MountOptions, Session};
-use pgfiles_store::Prefix;
-use pgfiles_store::clock::SystemClock;
+use pgfiles_store::batch::{Batch, Delete, Op, Precondition, Put};
+use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::mem::MemStore;
+use pgfiles_store::{Key, Prefix, Store as _};
 use pgfiles_testkit::fs_suite::{self, OnDisk};
 use pgfiles_vfs::{Vfs, VfsConfig};
 use tokio::runtime::Runtime;
@@ -15,7 +17,9 @@ use tokio::runtime::Runtime;
 struct Mounted {
     dir: tempfile::TempDir,
     session: Option<Session>,
-    _runtime: Runtime,
+    store: Arc<MemStore>,
+    vfs: Arc<Vfs>,
+    runtime: Runtime,
 }
 
 impl Mounted {
@@ -23,13 +27,14 @@ impl Mounted {
     fn new(ttl: Duration) -> Option<Self> {
         let runtime = Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(MemStore::new());
         let vfs = {
             let _inside = runtime.enter();
             let config = VfsConfig::new(Prefix::new("agents/7").unwrap(), "test");
-            Vfs::new(Arc::new(MemStore::new()), Arc::new(ttl), config, Arc::new(SystemClock))
+            Vfs::new(store.clone(), Arc::new(ttl), config, Arc::new(SystemClock))
         };
-        match pgfiles_fuse::mount(vfs, &MountOptions::new(dir.path()), runtime.handle().clone()) {
-            Ok(session) => Some(Self { dir, session: Some(session), _runtime: runtime }),
+        match pgfiles_fuse::mount(vfs.clone(), &MountOptions::new(dir.path()), runtime.handle().clone()) {
+            Ok(session) => Some(Self { dir, session: Some(session), store, vfs, runtime }),
             Err(error) => {
                 eprintln!("skipped, because {error}");
                 None
@@ -39,6 +44,25 @@ impl Mounted {
 
     fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// What another client puts at a path, or takes away, and the mount is told.
+    fn elsewhere(&self, name: &str, bytes: Option<&[u8]>) {
+        let key = Key::new(&format!("agents/7/{name}")).unwrap();
+        let id = SystemClock.version_id();
+        let op = match bytes {
+            Some(bytes) => {
+                let mut meta = serde_json::Map::new();
+                meta.insert("kind".into(), "file".into());
+                meta.insert("size".into(), bytes.len().into());
+                let (defaults, data) = (serde_json::Map::new(), Some(Bytes::copy_from_slice(bytes)));
+                let expect = Precondition::Any;
+                Op::Put(Put { id, key: key.clone(), meta, defaults, data, expect, extends: None, drops: vec![] })
+            }
+            None => Op::Delete(Delete { id, key: key.clone(), expect: Precondition::Any }),
+        };
+        self.runtime.block_on(self.store.commit(Batch::one(op, &Arc::default()))).unwrap();
+        self.vfs.changed(&[key]);
     }
 }
 
@@ -61,4 +85,65 @@ fn through_a_mount() {
 fn through_a_mount_that_trusts_nothing() {
     let Some(mounted) = Mounted::new(Duration::ZERO) else { return };
     fs_suite::run(&OnDisk { root: mounted.path().to_owned() });
+}
+
+#[test]
+fn changes_elsewhere_are_seen_when_told() {
+    let Some(mounted) = Mounted::new(Duration::from_secs(3600)) else { return };
+    let path = mounted.path().join("f");
+    assert!(!path.exists(), "the kernel remembers the absence");
+    mounted.elsewhere("f", Some(b"one"));
+    wait_for(|| std::fs::read(&path).is_ok_and(|bytes| bytes == b"one"));
+    mounted.elsewhere("f", Some(b"two"));
+    wait_for(|| std::fs::read(&path).unwrap() == b"two");
+    mounted.elsewhere("f", None);
+    wait_for(|| !path.exists());
+}
+
+#[test]
+fn what_is_open_at_unmount_is_published() {
+    use std::io::Write as _;
+    let Some(mut mounted) = Mounted::new(Duration::from_secs(1)) else { return };
+    let mut file = std::fs::File::create(mounted.path().join("f")).unwrap();
+    file.write_all(b"unfinished").unwrap();
+    let session = mounted.session.take().unwrap();
+    assert!(session.unmounter().unmount(false).is_err(), "busy");
+    session.unmounter().unmount(true).unwrap();
+    file.write_all(b" business").unwrap();
+    drop(file);
+    session.wait().unwrap();
+    let key = Key::new("agents/7/f").unwrap();
+    let versions = mounted.runtime.block_on(mounted.store.versions(&key, None, 10)).unwrap();
+    assert_eq!(versions.iter().map(|head| head.meta.size).collect::<Vec<_>>(), [19]);
+}
+
+#[test]
+fn a_mapping_that_outlives_its_descriptor_is_kept() {
+    let Some(mounted) = Mounted::new(Duration::from_secs(30)) else { return };
+    let script = "
+import mmap, os, sys
+path = sys.argv[1]
+with open(path, 'w+b') as f:
+    f.truncate(1 << 20)
+    m = mmap.mmap(f.fileno(), 0)
+m[0:5] = b'first'
+m[900000:900004] = b'last'
+m.close()
+data = open(path, 'rb').read()
+assert data[0:5] == b'first' and data[900000:900004] == b'last' and len(data) == 1 << 20
+";
+    let run = std::process::Command::new("python3").arg("-c").arg(script).arg(mounted.path().join("m")).status();
+    match run {
+        Ok(status) => assert!(status.success()),
+        Err(error) => eprintln!("skipped, because there is no python3: {error}"),
+    }
+}
+
+/// Waits for a condition, at most ten seconds.
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < until, "not within ten seconds");
+        std::thread::yield_now();
+    }
 }
