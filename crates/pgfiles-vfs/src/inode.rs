@@ -378,6 +378,11 @@ impl Table {
         known
     }
 
+    /// All nodes: their facts are from now on not to be believed.
+    pub fn changed_everywhere(&mut self) -> Vec<Known> {
+        self.below(InodeNo::ROOT)
+    }
+
     fn below(&mut self, no: InodeNo) -> Vec<Known> {
         let mut known = Vec::new();
         let mut stack = vec![no];

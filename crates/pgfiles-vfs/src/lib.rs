@@ -208,6 +208,16 @@ impl Vfs {
             let mut table = self.table();
             keys.iter().flat_map(|key| table.changed(key)).collect()
         };
+        self.tell_kernel(found);
+    }
+
+    /// The same where anything may have changed: another server, or notices that were missed.
+    pub fn changed_everywhere(&self) {
+        let found = self.table().changed_everywhere();
+        self.tell_kernel(found);
+    }
+
+    fn tell_kernel(&self, found: Vec<inode::Known>) {
         let Some(kernel) = self.kernel.get() else { return };
         for known in found {
             if let Some((parent, name)) = &known.place {

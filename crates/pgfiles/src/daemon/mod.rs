@@ -7,6 +7,7 @@
 //! Shutdown order: publish and drain while the mount still answers, then unmount, then publish what came last, then
 //! end the layers, then the registration, then answer who asked. The daemon never touches a path under its mount.
 
+mod housekeeping;
 mod serve;
 mod unmount;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,13 +13,14 @@ use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::layer::log::Mode;
 use pgfiles_store::layer::{Stack, StackConfig};
 use pgfiles_store::pg::PgStore;
+use pgfiles_store::store::Maintenance;
 use pgfiles_vfs::{Vfs, VfsConfig};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::unmount::Ending;
-use super::{Order, Started, let_go, log_to, report};
+use super::{Order, Started, housekeeping, let_go, log_to, report};
 use crate::config::{Durability, Owner, Settings, secret};
 use crate::connect;
 use crate::control::protocol::Call;
@@ -40,6 +42,8 @@ pub(super) struct Daemon {
     pub(super) dirs: Dirs,
     pub(super) vfs: Arc<Vfs>,
     pub(super) stack: Stack,
+    /// Whether the server was told that we live.
+    pub(super) has_beaten: AtomicBool,
     service: Service,
     ending: mpsc::Sender<Ending>,
     mount: Mount,
@@ -79,9 +83,9 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
         // A private server is set up as a whole; any other is the operator's to initialise.
         connect::init(&ready).await?;
     }
-    let pg = PgStore::lazy(ready.dsn, connect::options(&settings, &order.id));
+    let pg = Arc::new(PgStore::lazy(ready.dsn, connect::options(&settings, &order.id)));
     pg.hello().await?;
-    let stack = Stack::new(Arc::new(pg), stack_config(&settings));
+    let stack = Stack::new(pg.clone(), stack_config(&settings));
     let by = Arc::new(connect::by(Some(&order.id), &settings.tags));
     let config = vfs_config(&order, &settings, by.clone());
     let clock = Arc::new(SystemClock);
@@ -100,8 +104,9 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     };
     let session = pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current())
         .map_err(|error| mount_failed(&error))?;
-    let daemon = Arc::new(Daemon { order, settings, dirs, vfs, stack, service, ending, mount, _lease: ready.lease });
+    let daemon = Arc::new(Daemon { order, settings, dirs, vfs, stack, has_beaten: AtomicBool::new(false), service, ending, mount, _lease: ready.lease });
     tokio::spawn(serve(listener, daemon.clone()));
+    housekeeping::start(&daemon, pg);
     Ok((daemon, session, registered))
 }
 
@@ -270,8 +275,19 @@ impl Daemon {
         answer.value
     }
 
+    /// Says something of this mount to the server.
+    pub(super) async fn maintain(&self, what: Maintenance) -> pgfiles_store::Result<u64> {
+        self.stack.server.maintain(&self.settings.prefix, &self.order.id, what).await
+    }
+
+    /// Forgets everything, here and in the kernel.
+    pub(super) fn changed_everywhere(&self) {
+        self.stack.cache.invalidate_all();
+        self.vfs.changed_everywhere();
+    }
+
     /// Forgets what is known of keys that changed, here and in the kernel.
-    fn changed(&self, keys: &[Key]) {
+    pub(super) fn changed(&self, keys: &[Key]) {
         self.stack.cache.invalidate(keys);
         self.vfs.changed(keys);
     }

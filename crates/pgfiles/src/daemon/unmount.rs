@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::housekeeping;
 use super::serve::Daemon;
 use crate::config::units;
 use crate::exit::{Exit, Failure, Result};
@@ -154,6 +155,7 @@ impl Daemon {
             _ => Some(self.recover().await?),
         };
         if recovered.is_none() {
+            housekeeping::leave(self).await;
             self.stack.shutdown(Some(limit)).await?;
         }
         Ok(recovered)

@@ -1,9 +1,11 @@
 //! Integration tests of the program, in one binary.
 
 mod config;
+mod doctor;
 mod files;
 mod local;
 mod mount;
+mod outage;
 mod readme;
 mod server;
 mod shell_hook;

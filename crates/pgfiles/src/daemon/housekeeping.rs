@@ -1,0 +1,117 @@
+//! What a daemon does without being asked, one task each, ended with the daemon: it says that it lives while it has rows
+//! of bodies that no version refers to yet, sweeps those of mounts that died, listens for changes where that is set, and
+//! forgets everything when another server is found behind the address.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use pgfiles_store::pg::PgStore;
+use pgfiles_store::pg::listen::{Listener, Notice};
+use pgfiles_store::store::{HEARTBEAT_SECONDS, Maintenance};
+
+use super::serve::Daemon;
+
+/// How often it is looked whether there is unpublished data.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long after the start, and how often, rows of dead mounts are swept.
+const SWEEP_AFTER: Duration = Duration::from_secs(30);
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// How long to wait before it is tried again to listen.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// Starts the tasks. They hold the daemon weakly: the last of its owners ends them.
+pub(super) fn start(daemon: &Arc<Daemon>, pg: Arc<PgStore>) {
+    if !daemon.settings.read_only {
+        tokio::spawn(beat(Arc::downgrade(daemon)));
+        tokio::spawn(sweep(Arc::downgrade(daemon)));
+    }
+    if daemon.settings.notify {
+        tokio::spawn(listen(Arc::downgrade(daemon), pg));
+    }
+    tokio::spawn(watch_server(Arc::downgrade(daemon)));
+}
+
+/// A heartbeat a minute while there is unpublished data, the first as soon as there is; none from an idle mount.
+async fn beat(daemon: Weak<Daemon>) {
+    let mut last: Option<Instant> = None;
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tick.tick().await;
+        let Some(daemon) = daemon.upgrade() else { return };
+        let due = last.is_none_or(|at| at.elapsed() >= Duration::from_secs(HEARTBEAT_SECONDS));
+        if !due || daemon.vfs.status().dirty_bytes == 0 {
+            continue;
+        }
+        match daemon.maintain(Maintenance::Beat).await {
+            Ok(_) => {
+                last = Some(Instant::now());
+                daemon.has_beaten.store(true, Ordering::Relaxed);
+            }
+            Err(error) => tracing::debug!(%error, "heartbeat"),
+        }
+    }
+}
+
+/// At the end: no rows of ours are unpublished any more. Not worth waiting for; the beat expires by itself.
+pub(super) async fn leave(daemon: &Daemon) {
+    if daemon.has_beaten.load(Ordering::Relaxed) {
+        let _ = tokio::time::timeout(LOOK_EVERY, daemon.maintain(Maintenance::Leave)).await;
+    }
+}
+
+async fn sweep(daemon: Weak<Daemon>) {
+    let mut pause = SWEEP_AFTER;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = SWEEP_EVERY;
+        let Some(daemon) = daemon.upgrade() else { return };
+        match daemon.maintain(Maintenance::Sweep).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, "swept rows of mounts that died"),
+            Err(error) => tracing::debug!(%error, "sweep"),
+        }
+    }
+}
+
+/// Hears of changes by others; one's own come back as well, and cost a lookup.
+async fn listen(daemon: Weak<Daemon>, pg: Arc<PgStore>) {
+    loop {
+        let Some(strong) = daemon.upgrade() else { return };
+        let listener = pg.listen(&strong.settings.prefix, &strong.order.id).await;
+        drop(strong);
+        match listener {
+            Ok(listener) => hear(&daemon, listener).await,
+            Err(error) if error.is_retryable() => tracing::debug!(%error, "not listening yet"),
+            Err(error) => {
+                tracing::warn!(%error, "changes by others are seen after the time to live only");
+                return;
+            }
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+async fn hear(daemon: &Weak<Daemon>, mut listener: Listener) {
+    loop {
+        let notice = listener.next().await;
+        let Some(daemon) = daemon.upgrade() else { return };
+        match notice {
+            Notice::Changed(dir) => match dir.marker() {
+                Some(marker) => daemon.changed(&[marker]),
+                None => daemon.changed_everywhere(),
+            },
+            Notice::Gap => daemon.changed_everywhere(),
+        }
+    }
+}
+
+/// Another timeline, or an older state: ids that were seen may stand for nothing now.
+async fn watch_server(daemon: Weak<Daemon>) {
+    let Some(mut epoch) = daemon.upgrade().map(|daemon| daemon.stack.log.epoch()) else { return };
+    while epoch.changed().await.is_ok() {
+        let Some(daemon) = daemon.upgrade() else { return };
+        tracing::warn!("another server, or an older state of it, answers: everything is asked for again");
+        daemon.changed_everywhere();
+    }
+}

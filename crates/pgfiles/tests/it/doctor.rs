@@ -1,0 +1,64 @@
+//! `doctor` and the grants.
+
+use serde_json::Value;
+
+use crate::user::User;
+
+fn findings(user: &User) -> Vec<Value> {
+    let ran = user.run(["doctor", "--json"]);
+    serde_json::from_str::<Value>(&ran.stdout).unwrap_or_else(|_| panic!("{ran:?}")).as_array().unwrap().clone()
+}
+
+fn about<'f>(all: &'f [Value], check: &str) -> Vec<&'f Value> {
+    all.iter().filter(|finding| finding["check"] == check).collect()
+}
+
+#[test]
+fn a_sound_database_has_nothing_to_say() {
+    let user = User::with_table();
+    let all = findings(&user);
+    for check in ["server", "schema", "rights", "keys", "rows", "cache"] {
+        assert!(about(&all, check).iter().any(|f| f["verdict"] == "ok"), "{check}: {all:#?}");
+    }
+    assert!(all.iter().all(|f| f["verdict"] != "fail" || f["check"] == "fuse"), "{all:#?}");
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_remedy() {
+    let user = User::with_database();
+    let schema = findings(&user);
+    assert!(about(&schema, "schema")[0]["remedy"].as_str().unwrap().contains("pgfiles init"));
+    assert_eq!(user.run(["doctor"]).code, 1);
+    let alone = User::alone();
+    assert!(about(&findings(&alone), "server")[0]["remedy"].as_str().unwrap().contains("PGFILES_DSN"));
+}
+
+#[test]
+fn keys_that_no_path_can_have_are_listed_and_hide_nothing() {
+    let user = User::with_table();
+    for key in ["a//b", "x/../y", ".", "both", "both/below", "good"] {
+        user.sql(&format!("INSERT INTO pgfiles(key, data) VALUES ('{key}', 'x')"));
+    }
+    let all = findings(&user);
+    let keys: String = about(&all, "keys").iter().map(|f| f["message"].as_str().unwrap()).collect();
+    for key in ["\"a//b\"", "\"x/../y\"", "\".\"", "\"both\""] {
+        assert!(keys.contains(key), "{key}: {keys}");
+    }
+    assert!(!keys.contains("\"good\""), "{keys}");
+    user.run(["version", "good"]).ok();
+}
+
+#[test]
+fn grants_confine_a_role() {
+    let user = User::with_table();
+    let role = format!("agent_{}", std::process::id());
+    user.sql(&format!("CREATE ROLE {role} LOGIN"));
+    user.run(["grant", &role, "agents/7"]).ok();
+    let all = user.run(["grants", "--json"]).json();
+    assert!(all.as_array().unwrap().iter().any(|g| g["prefix"] == "agents/7/"), "{all}");
+    assert!(user.run(["grants"]).ok().contains("agents/7/"));
+    user.run(["revoke", &role, "agents/7"]).ok();
+    assert_eq!(user.run(["grants", "--json"]).json(), serde_json::json!([]));
+    user.run(["grant", "no_such_role", "agents/7"]).fails(1, &["no_such_role"]);
+    user.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
