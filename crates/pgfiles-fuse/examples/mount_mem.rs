@@ -2,11 +2,11 @@
 //! without a server.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pgfiles_fuse::MountOptions;
 use pgfiles_store::Prefix;
 use pgfiles_store::clock::SystemClock;
+use pgfiles_store::layer::{Stack, StackConfig};
 use pgfiles_store::mem::MemStore;
 use pgfiles_vfs::{Vfs, VfsConfig};
 
@@ -14,9 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mountpoint = std::env::args_os().nth(1).ok_or("usage: mount_mem MOUNTPOINT")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _inside = runtime.enter();
-    let store = Arc::new(MemStore::default());
+    let stack = Stack::new(Arc::new(MemStore::default()), StackConfig::default());
     let config = VfsConfig::new(Prefix::new("work")?, "example");
-    let vfs = Vfs::new(store, Arc::new(Duration::from_secs(1)), config, Arc::new(SystemClock));
+    let vfs = Vfs::new(stack.store, stack.fresh, config, Arc::new(SystemClock));
     let session = pgfiles_fuse::mount(vfs, &MountOptions::new(mountpoint), runtime.handle().clone())?;
     eprintln!("mounted on {}", session.mountpoint().display());
     Ok(session.wait()?)

@@ -414,7 +414,10 @@ impl Filesystem for Adapter {
                     let (attr, ttl) = match &name.plus {
                         Some((attr, ttl)) => (convert::attr(attr), *ttl),
                         // For `.` and `..` the kernel wants nothing but the number.
-                        None => (fuser::FileAttr { ino: INodeNo(name.ino.0), kind: convert::kind(name.kind), ..absent() }, Duration::ZERO),
+                        None => (
+                            fuser::FileAttr { ino: INodeNo(name.ino.0), kind: convert::kind(name.kind), ..absent() },
+                            Duration::ZERO,
+                        ),
                     };
                     let ino = INodeNo(name.ino.0);
                     if reply.add(ino, name.next, OsStr::from_bytes(&name.name), &ttl, &attr, GENERATION) {
@@ -449,7 +452,16 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn setxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
         let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let mode = match flags {

@@ -48,7 +48,9 @@ pub enum FuseError {
     #[error("no /dev/fuse: load the kernel module `fuse`, or give the container the device (--device /dev/fuse)")]
     NoDevice,
     /// `/dev/fuse` may be opened by root only, and so `fusermount3` cannot help.
-    #[error("/dev/fuse is not open to this user (mode {0:04o}): ask root for `chmod 666 /dev/fuse`, mount as root, or use --backend nfs")]
+    #[error(
+        "/dev/fuse is not open to this user (mode {0:04o}): ask root for `chmod 666 /dev/fuse`, mount as root, or use --backend nfs"
+    )]
     DeviceForbidden(u32),
     /// Mounting failed.
     #[error("cannot mount on {0}: {1}")]
@@ -84,10 +86,9 @@ pub fn mount(vfs: Arc<Vfs>, options: &MountOptions, runtime: Handle) -> Result<S
     let failed = |error| FuseError::Mount(options.mountpoint.clone(), error);
     let mountpoint = options.mountpoint.canonicalize().map_err(failed)?;
     let adapter = adapter::Adapter::new(vfs.clone(), runtime);
-    let mut session = fuser::Session::new(adapter, &mountpoint, &config(options)).map_err(failed)?;
+    let session = fuser::Session::new(adapter, &mountpoint, &config(options)).map_err(failed)?;
     let cache: Arc<dyn KernelCache> = Arc::new(notify::FuseCache::start(session.notifier()).map_err(failed)?);
     vfs.set_kernel_cache(cache.clone());
-    let _ = &mut session;
     let thread = std::thread::Builder::new().name("pgfiles-fuse".into()).spawn(move || session.run()).map_err(failed)?;
     Ok(Session { mountpoint, thread, cache })
 }

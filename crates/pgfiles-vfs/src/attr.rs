@@ -179,9 +179,8 @@ impl Facts {
             layout: meta.layout,
             lineage: meta.lineage,
             body: meta.body,
-            extra: has_extra.then(|| {
-                Box::new(Extra { target: meta.target.clone(), xattrs: meta.xattrs.clone(), fault: meta.fault.clone() })
-            }),
+            extra: has_extra
+                .then(|| Box::new(Extra { target: meta.target.clone(), xattrs: meta.xattrs.clone(), fault: meta.fault.clone() })),
         }
     }
 

@@ -138,15 +138,7 @@ pub(crate) struct Flight {
 impl Chunked {
     /// A body as it is stored.
     pub fn open(lineage: Lineage, manifest: Manifest, leaves: Vec<Option<VersionId>>, size: u64) -> Self {
-        Self {
-            lineage,
-            size,
-            manifest,
-            leaves,
-            dirty: BTreeMap::new(),
-            flying: BTreeMap::new(),
-            flights: VecDeque::new(),
-        }
+        Self { lineage, size, manifest, leaves, dirty: BTreeMap::new(), flying: BTreeMap::new(), flights: VecDeque::new() }
     }
 
     /// A new body that begins with these bytes.
@@ -188,7 +180,10 @@ impl Chunked {
             let held = self.dirty.get(&index).map(Vec::as_slice);
             let held = held.or_else(|| self.flying.get(&index).map(|(_, bytes)| &bytes[..]));
             if let Some(held) = held {
-                copy(held.get((from - start) as usize..).unwrap_or_default(), &mut out[(from - offset) as usize..(to - offset) as usize]);
+                copy(
+                    held.get((from - start) as usize..).unwrap_or_default(),
+                    &mut out[(from - offset) as usize..(to - offset) as usize],
+                );
             } else if let Some(id) = self.manifest.entries.get(index).copied().flatten() {
                 let part = Part { id, lineage: Some(self.lineage), offset: from - start, len: (to - from) as u32 };
                 parts.push((part, (from - offset) as usize));

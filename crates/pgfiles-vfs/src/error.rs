@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use pgfiles_store::StoreError;
 use pgfiles_store::error::Kind;
 use pgfiles_store::key::KeyError;
-use pgfiles_store::StoreError;
 
 /// A result of the filesystem.
 pub type Result<T> = std::result::Result<T, VfsError>;

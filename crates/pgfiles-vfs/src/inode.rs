@@ -108,7 +108,14 @@ impl Node {
 impl Table {
     pub fn new(prefix: &Prefix) -> Self {
         let root = Node { lookups: 1, ..Node::new(Facts::implied(prefix, None), None) };
-        Self { prefix: prefix.clone(), nodes: HashMap::from([(InodeNo::ROOT, root)]), strays: HashMap::new(), ahead: HashSet::new(), moves: 0, moving: false }
+        Self {
+            prefix: prefix.clone(),
+            nodes: HashMap::from([(InodeNo::ROOT, root)]),
+            strays: HashMap::new(),
+            ahead: HashSet::new(),
+            moves: 0,
+            moving: false,
+        }
     }
 
     pub fn len(&self) -> u64 {
@@ -450,4 +457,3 @@ impl Node {
         }
     }
 }
-

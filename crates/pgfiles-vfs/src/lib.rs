@@ -183,8 +183,7 @@ impl Vfs {
 
     /// What the mount is doing.
     pub fn status(&self) -> VfsStatus {
-        let mut status =
-            VfsStatus { dirty_bytes: self.dirty_bytes.load(Ordering::Relaxed), ..VfsStatus::default() };
+        let mut status = VfsStatus { dirty_bytes: self.dirty_bytes.load(Ordering::Relaxed), ..VfsStatus::default() };
         status.open_files = self.handles().open_files();
         let due = self.due().clone();
         let table = self.table();

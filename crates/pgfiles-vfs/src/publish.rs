@@ -121,11 +121,19 @@ impl Vfs {
             let mut due = self.due();
             let again = now + self.config.publish_after.max(Duration::from_millis(200));
             let late = due.files.iter_mut().filter(|(_, (at, _))| *at <= now);
-            let files: Vec<InodeNo> = late.map(|(no, entry)| { entry.0 = again; *no }).collect();
+            let files: Vec<InodeNo> = late
+                .map(|(no, entry)| {
+                    entry.0 = again;
+                    *no
+                })
+                .collect();
             (files, due.dirs.take_if(|at| *at <= now).is_some())
         };
         for no in files {
-            let Ok(inode) = self.table().inode(no) else { self.disarm(no); continue };
+            let Ok(inode) = self.table().inode(no) else {
+                self.disarm(no);
+                continue;
+            };
             let vfs = self.clone();
             self.runtime.spawn(async move {
                 if let Err(error) = vfs.publish(&inode, Durability::Async).await {
@@ -262,7 +270,17 @@ impl Vfs {
                 return Err(error.into());
             }
         };
-        self.published(inode, data, id, &outcome, facts, patch, (written.layout, written.lineage), &written.chunks, &written.leaves);
+        self.published(
+            inode,
+            data,
+            id,
+            &outcome,
+            facts,
+            patch,
+            (written.layout, written.lineage),
+            &written.chunks,
+            &written.leaves,
+        );
         Ok(())
     }
 
@@ -356,7 +374,13 @@ impl Vfs {
     }
 
     /// The fields that a version sets whatever the head says.
-    fn fields(&self, facts: &Facts, written: &Written, pending: bool, patch: &AttrPatch) -> serde_json::Map<String, serde_json::Value> {
+    fn fields(
+        &self,
+        facts: &Facts,
+        written: &Written,
+        pending: bool,
+        patch: &AttrPatch,
+    ) -> serde_json::Map<String, serde_json::Value> {
         let meta = Meta {
             kind: facts.kind,
             size: facts.size,

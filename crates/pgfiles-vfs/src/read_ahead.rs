@@ -46,7 +46,14 @@ impl ReadAhead {
     }
 
     /// Notes a read and starts what is worth fetching; the pieces that hold the range, if all of it is on its way.
-    fn plan(&mut self, store: &Arc<dyn Store>, body: &Body, start: u64, end: u64, runtime: &tokio::runtime::Handle) -> Vec<(u64, u64, Fetch)> {
+    fn plan(
+        &mut self,
+        store: &Arc<dyn Store>,
+        body: &Body,
+        start: u64,
+        end: u64,
+        runtime: &tokio::runtime::Handle,
+    ) -> Vec<(u64, u64, Fetch)> {
         let sequential = start <= self.expected && start + SLACK_BYTES >= self.expected && self.expected > 0;
         if !sequential && start != 0 {
             *self = Self { expected: end, of: self.of, ..Self::default() };

@@ -25,6 +25,8 @@ fn errno(error: Errno) -> i32 {
     error.raw_os_error()
 }
 
+// The widths of these fields differ between machines.
+#[allow(clippy::unnecessary_cast)]
 fn stat(stat: rustix::fs::Stat) -> Stat {
     Stat {
         ino: stat.st_ino,

@@ -122,7 +122,10 @@ impl Vfs {
         if self.is_unpublished(file.inode.no) {
             let trivial = file.inode.data.lock().await.trivial;
             if trivial {
-                self.arm(file.inode.no, crate::publish::TRIVIAL_AFTER.min(self.config.publish_after.max(Duration::from_millis(1))));
+                self.arm(
+                    file.inode.no,
+                    crate::publish::TRIVIAL_AFTER.min(self.config.publish_after.max(Duration::from_millis(1))),
+                );
             } else {
                 self.publish_told(&file.inode, Durability::Async).await?;
             }

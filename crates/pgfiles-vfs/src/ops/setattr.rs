@@ -52,10 +52,12 @@ impl Vfs {
 
     fn patch_for(&self, facts: &Facts, set: SetAttr) -> Result<AttrPatch> {
         let now = self.clock.now();
-        let time = |time: Option<SetTime>| time.map(|time| match time {
-            SetTime::Now => now,
-            SetTime::At(at) => at,
-        });
+        let time = |time: Option<SetTime>| {
+            time.map(|time| match time {
+                SetTime::Now => now,
+                SetTime::At(at) => at,
+            })
+        };
         let (mut uid, mut gid) = (set.uid, set.gid);
         if self.config.owner == Owner::Mounter {
             if uid.is_some_and(|uid| uid != self.config.uid) || gid.is_some_and(|gid| gid != self.config.gid) {
@@ -70,8 +72,7 @@ impl Vfs {
                 mode = Some(without_privileges(current));
             }
         }
-        let mut patch =
-            AttrPatch { mode, uid, gid, atime: time(set.atime), mtime: time(set.mtime), ..AttrPatch::default() };
+        let mut patch = AttrPatch { mode, uid, gid, atime: time(set.atime), mtime: time(set.mtime), ..AttrPatch::default() };
         if !patch.is_empty() || set.uid.is_some() || set.gid.is_some() {
             patch.ctime = Some(now);
         }
