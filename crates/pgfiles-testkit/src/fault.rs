@@ -57,6 +57,10 @@ struct State {
     calls: HashMap<Call, u64>,
     /// Calls to let pass, then the fault, and how many calls it then hits.
     planned: Vec<(Option<Call>, u64, Fault, u64)>,
+    /// Every so many calls of a sort.
+    periodic: Vec<(Call, u64, Fault)>,
+    /// How often the server went away: calls that were under way then fail.
+    outages: u64,
 }
 
 impl FaultStore {
@@ -70,9 +74,25 @@ impl FaultStore {
         self.state().planned.push((call, pass, fault, times));
     }
 
+    /// Hits every `period`th call of a sort with the fault.
+    pub fn every(&self, call: Call, period: u64, fault: Fault) {
+        self.state().periodic.push((call, period.max(1), fault));
+    }
+
+    /// Does something to the server that breaks all connections: calls under way fail, whatever they did, and so does the
+    /// next one.
+    pub fn outage(&self, what: impl FnOnce()) {
+        let mut state = self.state();
+        what();
+        state.outages += 1;
+        state.planned.push((None, 0, Fault::Fail(Kind::Unavailable), 1));
+    }
+
     /// Forgets all planned faults.
     pub fn heal(&self) {
-        self.state().planned.clear();
+        let mut state = self.state();
+        state.planned.clear();
+        state.periodic.clear();
     }
 
     /// Lets all calls go on that [`Fault::Hold`] holds.
@@ -99,9 +119,11 @@ impl FaultStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call and does what is planned before it; true if its reply is to be lost.
-    async fn before(&self, call: Call) -> Result<bool> {
+    /// Counts a call and does what is planned before it; whether its reply is to be lost, and how many outages there
+    /// were.
+    async fn before(&self, call: Call) -> Result<(bool, u64)> {
         let mut lose_reply = false;
+        let outages = self.state().outages;
         for fault in self.due(call) {
             match fault {
                 Fault::Fail(kind) => return Err(StoreError::new(kind, format!("{call:?} fails: {kind:?} was asked for"))),
@@ -113,13 +135,16 @@ impl FaultStore {
                 }
             }
         }
-        Ok(lose_reply)
+        Ok((lose_reply, outages))
     }
 
     fn due(&self, call: Call) -> Vec<Fault> {
         let mut state = self.state();
-        *state.calls.entry(call).or_default() += 1;
-        let mut due = Vec::new();
+        let count = state.calls.entry(call).or_default();
+        *count += 1;
+        let count = *count;
+        let periodic = state.periodic.iter().filter(|(which, period, _)| *which == call && count % period == 0);
+        let mut due: Vec<Fault> = periodic.map(|(.., fault)| fault.clone()).collect();
         for (which, pass, fault, times) in &mut state.planned {
             if which.is_some_and(|which| which != call) {
                 continue;
@@ -135,8 +160,8 @@ impl FaultStore {
         due
     }
 
-    fn answer<T>(lose_reply: bool, result: Result<T>) -> Result<T> {
-        if lose_reply {
+    fn answer<T>(&self, (lose_reply, outages): (bool, u64), result: Result<T>) -> Result<T> {
+        if lose_reply || self.state().outages != outages {
             return Err(StoreError::new(Kind::Unavailable, "the connection was lost before the reply").unknown_outcome());
         }
         result
@@ -145,8 +170,9 @@ impl FaultStore {
 
 macro_rules! forward {
     ($self:ident, $call:ident, $inner:expr) => {{
-        let lose_reply = $self.before(Call::$call).await?;
-        FaultStore::answer(lose_reply, $inner.await)
+        let before = $self.before(Call::$call).await?;
+        let result = $inner.await;
+        $self.answer(before, result)
     }};
 }
 
