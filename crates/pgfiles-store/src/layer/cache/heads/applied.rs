@@ -42,7 +42,8 @@ impl Heads {
         let (dir, name) = split(&path);
         let Some(slot) = known.dirs.get_mut(dir).and_then(|listing| listing.names.get_mut(name)) else { return };
         let (Some(Entry::File(row)) | Some(Entry::Dir(Dir { marker: Some(row), .. }))) = &mut slot.entry else { return };
-        if row.id == head.id {
+        // An attribute change that is still predicted is on the same row, with a higher `rev`.
+        if row.id == head.id && row.meta.rev <= head.meta.rev {
             *row = Head { data: None, ..head.clone() };
         }
     }
