@@ -12,7 +12,7 @@ check:           ## before each commit: format, lints, the crates alone, docs, a
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo check -p pgfiles-vfs -p pgfiles-store
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --quiet
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check; fi
 
 fmt:
