@@ -4,6 +4,7 @@
 //! transaction mode may stand in between. A first connection is not retried here: the retry layer tells
 //! [`Kind::Unavailable`] from what no repetition will heal.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,7 +149,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`Kind::Unavailable`] where another try may succeed; [`Kind::Unauthorized`], [`Kind::NotInitialised`],
-    /// [`Kind::Unsupported`], [`Kind::Invalid`] where not. With several servers, the first error that is permanent, else the last.
+    /// [`Kind::Unsupported`], [`Kind::Invalid`] where not. Of several servers' errors, the last that may pass, else the last.
     pub async fn open(&self, need: Need) -> Result<Connection> {
         let mut errors: Vec<StoreError> = Vec::new();
         // For prefer-standby a second round takes whatever there is.
@@ -168,9 +169,9 @@ impl Connector {
                 }
             }
         }
-        let permanent = errors.iter().position(|error| !error.is_retryable());
+        let may_pass = errors.iter().rposition(StoreError::is_retryable);
         let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let chosen = permanent.unwrap_or(errors.len().saturating_sub(1));
+        let chosen = may_pass.unwrap_or(errors.len().saturating_sub(1));
         let Some(chosen) = errors.into_iter().nth(chosen) else {
             return Err(StoreError::new(Kind::Invalid, "the DSN names no server"));
         };
@@ -191,7 +192,8 @@ impl Connector {
     async fn one(&self, end: &Endpoint, need: Need, target: Target) -> Result<Connection> {
         let (password, exposed) = self.password(end);
         let explain = |error| sqlstate::connect(error, &self.dsn, end, password.is_some(), exposed);
-        let config = |mode| self.config(end, mode, password.as_ref());
+        let addresses = addresses(end).await?;
+        let config = |mode| self.config(end, &addresses, mode, password.as_ref());
         let socket = matches!(end.host, Host::Unix(_));
         let opened = match self.dsn.sslmode {
             _ if socket => self.plain(&config(PgSslMode::Disable), end).await,
@@ -209,7 +211,9 @@ impl Connector {
             _ => self.encrypted(&config(PgSslMode::Require), end).await?,
         };
         let mut connection = opened.map_err(explain)?;
-        connection.hello = greet(&connection, need).await?;
+        // Whatever became of the greeting, no request of the caller's was sent.
+        let greeting = greet(&connection, need).await;
+        connection.hello = greeting.map_err(|e| StoreError::new(e.kind(), e.to_string()).with_source(e))?;
         suits(&connection, target)?;
         Ok(connection)
     }
@@ -256,12 +260,12 @@ impl Connector {
         Connection { client, hello: Hello::default(), place: Place::of(&self.dsn, end), canceller, task: task.abort_handle() }
     }
 
-    fn config(&self, end: &Endpoint, mode: PgSslMode, password: Option<&Password>) -> Config {
+    fn config(&self, end: &Endpoint, addresses: &[IpAddr], mode: PgSslMode, password: Option<&Password>) -> Config {
         let mut config = Config::new();
         config.user(&self.dsn.user).dbname(&self.dsn.dbname).port(end.port).ssl_mode(mode);
         config.application_name(&self.application_name);
         match &end.host {
-            Host::Tcp(name) => config.host(name),
+            Host::Tcp(name) => addresses.iter().fold(&mut config, |config, address| config.host(name).hostaddr(*address)),
             Host::Unix(dir) => config.host_path(dir),
         };
         if let Some(password) = password {
@@ -271,7 +275,8 @@ impl Connector {
             config.options(options);
         }
         if let Some(limit) = self.dsn.connect_timeout {
-            config.connect_timeout(limit);
+            // One address that swallows packets must leave time for the others.
+            config.connect_timeout(limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX));
         }
         config.channel_binding(match self.dsn.channel_binding {
             ChannelBinding::Disable => PgChannelBinding::Disable,
@@ -298,6 +303,15 @@ impl Connector {
             }
         }
     }
+}
+
+/// The addresses behind a name; none for a socket.
+async fn addresses(end: &Endpoint) -> Result<Vec<IpAddr>> {
+    let Host::Tcp(name) = &end.host else { return Ok(Vec::new()) };
+    let unknown = |why: &str| StoreError::new(Kind::Unavailable, format!("cannot reach Postgres at {end}: {why}"));
+    let found = tokio::net::lookup_host((name.as_str(), end.port)).await;
+    let found: Vec<IpAddr> = found.map_err(|e| unknown(&e.to_string()).with_source(e))?.map(|address| address.ip()).collect();
+    if found.is_empty() { Err(unknown("the name has no address")) } else { Ok(found) }
 }
 
 /// Whether the server's access rules refused this kind of connection, so that the other kind may do. A wrong password

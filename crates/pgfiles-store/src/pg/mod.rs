@@ -83,6 +83,8 @@ pub struct PgStore {
     options: PgOptions,
     /// The control file may not be read: [`sql::POSITION`] was refused once.
     no_control: AtomicBool,
+    /// A commit was sent.
+    wrote: AtomicBool,
 }
 
 impl PgStore {
@@ -100,7 +102,7 @@ impl PgStore {
     pub fn lazy(dsn: Dsn, options: PgOptions) -> Self {
         let connector = Connector::new(dsn, &options.application_name);
         let limits = Limits { size: options.pool_size, idle: options.idle_timeout, wait: options.request_timeout };
-        Self { pool: Pool::new(connector, limits), options, no_control: AtomicBool::new(false) }
+        Self { pool: Pool::new(connector, limits), options, no_control: AtomicBool::new(false), wrote: AtomicBool::new(false) }
     }
 
     /// What the server said when the connection at hand was made.
@@ -296,12 +298,24 @@ impl Store for PgStore {
             self.time_for(payload) + Duration::from_millis(batch.ops.len() as u64)
         };
         let params: Params<'_> = &[(&ops, Type::JSONB), (&bodies, Type::BYTEA_ARRAY), (&options, Type::JSONB)];
-        let rows = self.writer().await?.query("writing", sql::COMMIT, params, limit).await?;
+        let mut lease = self.writer().await?;
+        self.wrote.store(true, Ordering::Release);
+        let rows = lease.query("writing", sql::COMMIT, params, limit).await?;
         row::outcomes(row::single(&rows)?, batch.ops.len())
     }
 
     async fn sync(&self) -> Result<()> {
-        self.writer().await?.query("syncing", sql::SYNC, &[], self.options.request_timeout).await.map(drop)
+        let mut lease = self.writer().await?;
+        let standby = lease.hello().is_some_and(|hello| hello.in_recovery);
+        match lease.query("syncing", sql::SYNC, &[], self.options.request_timeout).await {
+            // A standby takes no write, this one neither; nothing of ours waits there.
+            Err(error) if standby && !error.is_retryable() && !self.wrote.load(Ordering::Acquire) => Ok(drop(error)),
+            Err(error) if standby && !error.is_retryable() => {
+                let message = format!("syncing: {} is a standby now and accepts no writes", self.dsn());
+                Err(StoreError::new(Kind::ReadOnly, message).with_source(error))
+            }
+            result => result.map(drop),
+        }
     }
 
     async fn versions(&self, key: &Key, before: Option<VersionNo>, limit: u32) -> Result<Vec<Head>> {

@@ -65,6 +65,8 @@ async fn a_server_that_is_not_there() {
         .await;
     refused("host=/nonexistent user=me", Kind::Unavailable, &["/nonexistent/.s.PGSQL.5432", "is it running?"]).await;
     refused("postgres://me@no-such-host.invalid/app", Kind::Unavailable, &["no-such-host.invalid:5432"]).await;
+    let mixed = format!("host=127.0.0.1,127.0.0.1 port=1,{} user=postgres dbname=nowhere", Postgres::shared().port());
+    refused(&mixed, Kind::Unavailable, &["is it running?", "no database nowhere"]).await;
 }
 
 #[tokio::test]

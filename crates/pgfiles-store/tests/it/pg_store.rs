@@ -288,3 +288,45 @@ async fn what_a_role_may_not_do() {
     assert_eq!(error.kind(), Kind::ReadOnly, "{error}");
     client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_standby_reads_and_its_promotion_is_another_cluster() {
+    let server = Arc::new(Postgres::start(Options::default()));
+    let (database, store) = store_on(&server, PgOptions::default()).await;
+    store.commit(batch(vec![put("a", b"1")], Durability::Sync)).await.unwrap();
+    let before = store.position().await.unwrap();
+    server.stop_fast();
+    std::fs::write(server.data().join("standby.signal"), "").unwrap();
+    // Returns when the server is a primary again.
+    let starting = tokio::task::spawn_blocking({
+        let server = server.clone();
+        move || server.start_again()
+    });
+    let start = std::time::Instant::now();
+    let standby = loop {
+        match PgStore::connect(&format!("{} target_session_attrs=standby", database.dsn()), PgOptions::default()).await {
+            Ok(store) => break store,
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(20), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(standby.hello().await.unwrap().in_recovery);
+    assert!(standby.lookup(&[key("a")], 10).await.unwrap()[0].is_some());
+    assert!(standby.position().await.unwrap().cluster.len() > 10);
+    for error in
+        [standby.commit(batch(vec![put("b", b"1")], Durability::Async)).await.unwrap_err(), standby.sync().await.unwrap_err()]
+    {
+        assert!(error.kind() == Kind::ReadOnly && error.to_string().contains("standby"), "{error}");
+    }
+    let client = database.connect().await;
+    client.batch_execute("SELECT pg_promote()").await.unwrap();
+    starting.await.unwrap();
+    let after = loop {
+        match store.position().await {
+            Ok(position) => break position,
+            Err(error) => assert_eq!(error.kind(), Kind::Unavailable, "{error}"),
+        }
+    };
+    assert_ne!(after.cluster, before.cluster, "another timeline");
+    store.commit(batch(vec![put("b", b"1")], Durability::Async)).await.unwrap();
+}
