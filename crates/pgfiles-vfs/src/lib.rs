@@ -24,6 +24,7 @@ pub mod notify;
 mod ops;
 mod publish;
 mod read_ahead;
+mod recover;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

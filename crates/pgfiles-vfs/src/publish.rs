@@ -656,7 +656,7 @@ impl Vfs {
 }
 
 /// Bytes of changed content.
-async fn read_dirty(content: &Content, store: &dyn pgfiles_store::Store, offset: u64, len: u64) -> Result<Bytes> {
+pub(crate) async fn read_dirty(content: &Content, store: &dyn pgfiles_store::Store, offset: u64, len: u64) -> Result<Bytes> {
     match content {
         Content::Clean(Some(body)) => Ok(body.read(store, offset, len).await?),
         Content::Clean(None) => Ok(Bytes::new()),

@@ -240,9 +240,9 @@ impl Handler for Daemon {
             Call::Status { usage } => Ok(self.status(usage).await),
             Call::Flush { path, discard } => self.flush(path, discard).await,
             Call::Unmount { timeout, force } => {
-                self.prepare_unmount(timeout, force, talk).await?;
+                let recovered = self.prepare_unmount(timeout, force, talk).await?;
                 let (asker, answer) = oneshot::channel();
-                let ending = Ending { why: "unmount", force, asker: Some(asker) };
+                let ending = Ending { why: "unmount", force, recovered, asker: Some(asker) };
                 let busy = || Failure::failed("the mount is ending already");
                 self.ending.try_send(ending).map_err(|_| busy())?;
                 answer.await.unwrap_or_else(|_| Err(busy()))

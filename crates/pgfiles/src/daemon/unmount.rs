@@ -33,28 +33,31 @@ pub(super) struct Ending {
     pub(super) why: &'static str,
     /// Do not wait for the server.
     pub(super) force: bool,
-    /// `unmount`.
+    /// What could not be committed is kept there already.
+    pub(super) recovered: Option<String>,
+    /// Who is told.
     pub(super) asker: Option<oneshot::Sender<Result<Value>>>,
 }
 
 impl Ending {
     /// SIGTERM, SIGINT, or a `mount` that went away.
     pub(super) fn signal() -> Self {
-        Self { why: "signal", force: false, asker: None }
+        Self { why: "signal", force: false, recovered: None, asker: None }
     }
 
     /// Somebody else unmounted.
     pub(super) fn outside() -> Self {
-        Self { why: "unmounted from outside", force: false, asker: None }
+        Self { why: "unmounted from outside", force: false, recovered: None, asker: None }
     }
 }
 
 impl Daemon {
-    /// Commits everything and waits until no file is open, the mount still up. Cancelled when the asker goes away.
+    /// Commits everything and waits until no file is open, the mount still up. Cancelled when the asker goes away. With
+    /// `force` what cannot be committed in time is kept in a directory, which is returned.
     ///
     /// # Errors
     /// The deadline; a refusal that waiting does not change.
-    pub(super) async fn prepare_unmount(&self, timeout: Option<f64>, force: bool, talk: &dyn Talk) -> Result<()> {
+    pub(super) async fn prepare_unmount(&self, timeout: Option<f64>, force: bool, talk: &dyn Talk) -> Result<Option<String>> {
         let asked = timeout.map(Duration::from_secs_f64);
         let limit = if force { Some(asked.unwrap_or(FORCE_WAIT)) } else { asked };
         let until = limit.map(|limit| Instant::now() + limit);
@@ -65,10 +68,17 @@ impl Daemon {
             }
         };
         match until {
-            None => work.await,
+            None => work.await.map(|()| None),
             Some(until) => match timeout_at(until, work).await {
-                Ok(Err(_)) | Err(_) if force => Ok(()),
-                Ok(done) => done,
+                Ok(Err(_)) | Err(_) if force => {
+                    let kept = self.recover().await?;
+                    if let Some(dir) = &kept {
+                        let how = format!("`pgfiles batch {dir}/operations.jsonl` commits it, under the same prefix");
+                        talk.say(&format!("what was not committed is kept in the recovery directory {dir}: {how}"));
+                    }
+                    Ok(kept)
+                }
+                Ok(done) => done.map(|()| None),
                 Err(_) => Err(Failure::failed(format!(
                     "not unmounted within {}: {}; the mount is up. Wait longer, or use --force",
                     units::show_span(limit.unwrap_or_default()),
@@ -150,11 +160,13 @@ impl Daemon {
         let _ = tokio::time::timeout(SESSION_WAIT, session).await;
         let after = timeout_at(until.max(Instant::now() + Duration::from_secs(1)), self.save()).await;
         tracing::debug!(before = before.is_ok(), after = after.is_ok(), "saved");
-        let recovered = match after {
-            Ok(Ok(())) => None,
-            _ => Some(self.recover().await?),
+        let saved = matches!(after, Ok(Ok(())));
+        let recovered = match &ending.recovered {
+            Some(dir) => Some(dir.clone()),
+            None if saved => None,
+            None => self.recover().await?,
         };
-        if recovered.is_none() {
+        if saved {
             housekeeping::leave(self).await;
             self.stack.shutdown(Some(limit)).await?;
         }
@@ -166,10 +178,30 @@ impl Daemon {
         Ok(self.stack.log.drain(None).await?)
     }
 
-    /// Writes what is unsaved into a directory of the user's.
-    async fn recover(&self) -> Result<String> {
+    /// Writes what is unsaved into a directory of the user's, as a batch that can be committed later; `None` where there
+    /// was nothing.
+    async fn recover(&self) -> Result<Option<String>> {
+        let queued = self.stack.log.status().queued_ops;
+        if queued > 0 {
+            let why = "they are kept by the daemon only: wait for the server, or `pgfiles flush --discard` gives them up";
+            return Err(Failure::failed(format!("{queued} queued operations are not committed, and {why}; the mount is up")));
+        }
         let dir = self.recovery_dir()?;
-        tracing::error!(dir = %dir.display(), "what could not be committed is kept there");
-        Ok(dir.to_string_lossy().into_owned())
+        let kept = self.vfs.recover(&dir, FORCE_WAIT).await;
+        let kept = kept.map_err(|why| Failure::failed(format!("not everything can be kept ({why}); the mount is up")))?;
+        if kept.is_empty() {
+            let _ = std::fs::remove_dir(&dir);
+            return Ok(None);
+        }
+        let mut lines = String::new();
+        for (key, file) in &kept {
+            let path = self.settings.prefix.strip(key).unwrap_or(key.as_str());
+            let line = serde_json::json!({"op": "put", "path": path, "file": file.to_string_lossy()});
+            lines.push_str(&format!("{line}\n"));
+        }
+        let list = dir.join("operations.jsonl");
+        std::fs::write(&list, lines).map_err(|error| Failure::io(format!("cannot write {}", list.display()), &error))?;
+        tracing::error!(dir = %dir.display(), files = kept.len(), "what could not be committed is kept there");
+        Ok(Some(dir.to_string_lossy().into_owned()))
     }
 }
