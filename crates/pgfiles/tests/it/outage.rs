@@ -29,7 +29,6 @@ fn with_mount(vars: &[(&str, &str)]) -> Option<(Postgres, User, PathBuf)> {
 }
 
 #[test]
-#[ignore = "hangs in an environment where stopping a server of its own does; the cause is not found yet"]
 fn commands_answer_while_the_server_is_away_and_the_mount_heals() {
     let Some((server, user, dir)) = with_mount(&[]) else { return };
     fs::write(dir.join("before"), "1").unwrap();
@@ -63,7 +62,6 @@ fn commands_answer_while_the_server_is_away_and_the_mount_heals() {
 }
 
 #[test]
-#[ignore = "hangs in an environment where stopping a server of its own does; the cause is not found yet"]
 fn beyond_the_bound_programs_get_an_error_and_it_heals_afterwards() {
     let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "1s")]) else { return };
     server.kill_all();
@@ -77,7 +75,6 @@ fn beyond_the_bound_programs_get_an_error_and_it_heals_afterwards() {
 }
 
 #[test]
-#[ignore = "hangs in an environment where stopping a server of its own does; the cause is not found yet"]
 fn a_direct_command_gives_up_soon() {
     let server = Postgres::start(Options::default());
     let mut user = User::alone();
@@ -93,7 +90,6 @@ fn a_direct_command_gives_up_soon() {
 }
 
 #[test]
-#[ignore = "hangs in an environment where stopping a server of its own does; the cause is not found yet"]
 fn unmount_force_keeps_what_is_unsaved() {
     let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "20s"), ("PGFILES_PUBLISH_INTERVAL", "10m")]) else { return };
     let mut file = fs::File::create(dir.join("log")).unwrap();
