@@ -54,7 +54,7 @@ fn create(path: &str, data: &[u8]) -> Op {
 }
 
 /// The contents that a key had, oldest first; `None` is a deletion. Numbers must be dense.
-async fn history(server: &dyn Server, key: &Key) -> Vec<Option<Vec<u8>>> {
+pub async fn history(server: &dyn Server, key: &Key) -> Vec<Option<Vec<u8>>> {
     let mut versions = server.versions(key, None, 10_000).await.unwrap();
     versions.reverse();
     let mut contents = Vec::new();
@@ -71,7 +71,7 @@ async fn history(server: &dyn Server, key: &Key) -> Vec<Option<Vec<u8>>> {
 }
 
 /// One program: writes, extends, deletes and creates again a few files of its own; knows what must be there.
-async fn program(store: Arc<dyn Store>, name: String, seed: u64, steps: usize) -> Vec<(Key, Vec<Option<Vec<u8>>>)> {
+pub async fn program(store: Arc<dyn Store>, name: String, seed: u64, steps: usize) -> Vec<(Key, Vec<Option<Vec<u8>>>)> {
     let mut random = StdRng::seed_from_u64(seed);
     let keys: Vec<Key> = (0..3).map(|n| key(&format!("{name}-{n}"))).collect();
     let mut known: Vec<(Key, Vec<Option<Vec<u8>>>)> = keys.into_iter().map(|key| (key, vec![])).collect();

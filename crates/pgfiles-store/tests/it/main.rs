@@ -1,6 +1,8 @@
 //! Integration tests of the store, in one binary.
 
+mod layer_cache;
 mod layer_log;
+mod layer_pg;
 mod layer_suite;
 mod mem_suite;
 mod pg_bouncer;

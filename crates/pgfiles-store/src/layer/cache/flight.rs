@@ -10,8 +10,11 @@ use tokio::sync::watch;
 
 /// What is being fetched.
 pub struct Flights<K, V> {
-    in_air: Mutex<HashMap<K, (u64, watch::Receiver<Option<V>>)>>,
+    in_air: Mutex<InAir<K, V>>,
 }
+
+/// By key: since which stamp, and where the answer will come.
+type InAir<K, V> = HashMap<K, (u64, watch::Receiver<Option<V>>)>;
 
 /// Whether to fetch or to wait.
 pub enum Seat<'f, K: Eq + Hash + Clone, V> {
@@ -53,8 +56,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
 }
 
 impl<K, V> Flights<K, V> {
-    #[allow(clippy::type_complexity)]
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, (u64, watch::Receiver<Option<V>>)>> {
+    fn lock(&self) -> MutexGuard<'_, InAir<K, V>> {
         self.in_air.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

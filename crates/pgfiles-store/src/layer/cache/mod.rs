@@ -286,10 +286,9 @@ impl Store for Cache {
 
     async fn list(&self, dir: &Prefix, from: Option<&Cursor>, limit: u32, inline_max: u32) -> Result<Page> {
         let place = from.and_then(listing::place);
-        if from.is_none() || place.is_some() {
-            if let Some((entries, next)) = self.heads.page(dir, place, limit as usize) {
-                return Ok(Page { entries, next: next.map(|place| listing::cursor(&place)) });
-            }
+        let is_ours = from.is_none() || place.is_some();
+        if let Some((entries, next)) = is_ours.then(|| self.heads.page(dir, place, limit as usize)).flatten() {
+            return Ok(Page { entries, next: next.map(|place| listing::cursor(&place)) });
         }
         match place {
             Some(place) => self.list_after(dir, place, limit, inline_max).await,

@@ -36,14 +36,14 @@ pub struct Journal {
 }
 
 /// A commit.
-#[derive(Debug, Clone)]
-pub struct Retained {
+#[derive(Debug)]
+struct Retained {
     /// Tick before it was sent.
-    pub began: u64,
+    began: u64,
     /// Tick when it was answered.
-    pub acked: u64,
+    acked: u64,
     /// What was committed, without what a later version in progress replaced.
-    pub batch: Arc<Batch>,
+    batch: Arc<Batch>,
     /// Keys and version numbers that it left.
     heads: Vec<(crate::key::Key, u64)>,
 }
@@ -200,11 +200,6 @@ impl Journal {
         self.polls.clear();
     }
 
-    /// Everything retained, in order.
-    pub fn all(&self) -> Vec<Retained> {
-        self.entries.iter().cloned().collect()
-    }
-
     /// The rows that tell which of all retained commits are on the server.
     pub fn witnesses(&self) -> Vec<VersionId> {
         let chains = self.chains.values().flatten().map(|(_, id)| *id);
@@ -294,7 +289,7 @@ mod tests {
     }
 
     fn all(journal: &Journal) -> Vec<VersionId> {
-        ids(journal.all().into_iter().map(|entry| Batch::clone(&entry.batch)))
+        ids(journal.entries.iter().map(|entry| Batch::clone(&entry.batch)))
     }
 
     #[test]

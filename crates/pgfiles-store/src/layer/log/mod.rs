@@ -326,9 +326,7 @@ impl Store for Log {
             return settled!(self, self.inner.purge(purge));
         }
         self.sync_now().await?;
-        let report = self.inner.purge(purge).await?;
-        self.inner.sync().await?;
-        Ok(report)
+        self.purge_now(purge).await
     }
 
     async fn usage(&self, prefix: &Prefix) -> Result<Usage> {

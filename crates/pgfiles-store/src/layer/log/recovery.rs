@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::batch::{Batch, Durability, Outcome};
 use crate::error::{Kind, Result, StoreError};
-use crate::store::{Position, Server, Store};
+use crate::store::{Position, Purge, PurgeReport, Server, Store};
 
 use super::journal::describe;
 use super::relax::{Relaxed as Relaxing, is_overtaken};
@@ -84,6 +84,24 @@ impl Log {
             if self.inner.position().await?.life == server.life {
                 lock(&self.journal).durable(began);
                 return Ok(());
+            }
+            self.recover(&server.life).await?;
+        }
+        Err(restless())
+    }
+
+    /// Removes versions, and waits until that is on the server's disk.
+    pub(super) async fn purge_now(&self, purge: &Purge) -> Result<PurgeReport> {
+        let mut removed = PurgeReport::default();
+        for _ in 0..CHANGES_MAX {
+            let server = self.server().await?;
+            let report = self.inner.purge(purge).await?;
+            self.inner.sync().await?;
+            let is_same = self.inner.position().await?.life == server.life;
+            // What a crash forgot is removed, and counted, again.
+            removed = if removed.rows > report.rows { PurgeReport { next: report.next, ..removed } } else { report };
+            if is_same {
+                return Ok(removed);
             }
             self.recover(&server.life).await?;
         }

@@ -97,7 +97,7 @@ impl Shelf {
         };
         let about = fs::fstat(&file)?;
         let now = now();
-        if now - about.st_mtime as i64 > USE_SECONDS {
+        if now - modified(&about) > USE_SECONDS {
             let at = Timespec { tv_sec: now, tv_nsec: 0 };
             let _ = fs::futimens(&file, &Timestamps { last_access: at, last_modification: at });
         }
@@ -147,7 +147,7 @@ impl Shelf {
                 // Another daemon may have removed it meanwhile.
                 let Ok(about) = fs::statat(&dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
                 let bytes = (about.st_blocks as u64 * 512).max(FILE_BYTES_MIN);
-                all.push(Found { name: format!("{fan}/{name}"), bytes, used: about.st_mtime as i64 });
+                all.push(Found { name: format!("{fan}/{name}"), bytes, used: modified(&about) });
             }
         }
         Ok(all)
@@ -204,12 +204,18 @@ impl Shelf {
     fn sweep_aside(&self, before: i64) -> io::Result<()> {
         for name in names(&self.aside)? {
             let Ok(about) = fs::statat(&self.aside, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if (about.st_mtime as i64) < before {
+            if modified(&about) < before {
                 let _ = fs::unlinkat(&self.aside, name.as_str(), AtFlags::empty());
             }
         }
         Ok(())
     }
+}
+
+/// Seconds since 1970.
+#[allow(clippy::unnecessary_cast)] // the field's type differs between systems
+fn modified(about: &fs::Stat) -> i64 {
+    about.st_mtime as i64
 }
 
 fn make_dir(at: &impl std::os::fd::AsFd, name: &str) -> io::Result<()> {
@@ -223,11 +229,8 @@ fn make_dir(at: &impl std::os::fd::AsFd, name: &str) -> io::Result<()> {
 fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::Dir::read_from(dir)? {
-        if let Ok(name) = entry?.file_name().to_str() {
-            if name != "." && name != ".." {
-                names.push(name.to_owned());
-            }
-        }
+        let entry = entry?;
+        names.extend(entry.file_name().to_str().ok().filter(|name| *name != "." && *name != "..").map(str::to_owned));
     }
     Ok(names)
 }

@@ -1,0 +1,67 @@
+//! The stack over a real server: the store suite, and a server whose processes are all killed at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgfiles_store::layer::log::Mode;
+use pgfiles_store::layer::{Stack, StackConfig};
+use pgfiles_store::pg::{PgOptions, PgStore};
+use pgfiles_testkit::postgres::{Options, Postgres};
+use pgfiles_testkit::store_suite::Subject;
+
+use crate::layer_log::{history, program};
+use crate::pg_store::initialise;
+
+async fn subject() -> Subject {
+    let database = Postgres::shared().database().await;
+    initialise(&database.dsn()).await;
+    let server = Arc::new(PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap());
+    let stack = Stack::new(server.clone(), StackConfig::default());
+    Subject { store: stack.store.clone(), server, keep: Box::new((stack, database)) }
+}
+
+pgfiles_testkit::store_suite!(subject);
+
+async fn killed(durability: Mode) {
+    let postgres = Postgres::start(Options::default());
+    let database = postgres.database().await;
+    initialise(&database.dsn()).await;
+    let server = Arc::new(PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap());
+    let stack = Stack::new(server.clone(), StackConfig { durability, ..StackConfig::default() });
+    let programs: Vec<_> = (0..4_u64).map(|n| tokio::spawn(program(stack.store.clone(), format!("p{n}"), n, 400))).collect();
+    let mut kills = 0;
+    while kills < 4 && !programs.iter().all(|program| program.is_finished()) {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        postgres.kill_all();
+        postgres.start_again();
+        kills += 1;
+    }
+    let mut known = Vec::new();
+    for program in programs {
+        known.extend(program.await.unwrap());
+    }
+    // Killed right after the last close: what was answered is there all the same.
+    postgres.kill_all();
+    postgres.start_again();
+    stack.store.sync().await.unwrap();
+    postgres.kill_all();
+    postgres.start_again();
+    let check = Stack::new(server, StackConfig::default());
+    for (key, expected) in &known {
+        assert_eq!(history(&*check.server, key).await, *expected, "{key:?}, {durability:?}");
+    }
+    let status = stack.log.status();
+    eprintln!("{kills} kills, {} recoveries, {} commits made again", status.recoveries, status.recommitted);
+    assert_eq!((status.lost_ops, status.queued_ops), (0, 0));
+    stack.shutdown(None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answered_commits_survive_a_server_that_is_killed() {
+    killed(Mode::Close).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queued_commits_survive_a_server_that_is_killed() {
+    killed(Mode::Writeback).await;
+}
