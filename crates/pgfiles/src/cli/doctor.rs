@@ -87,9 +87,7 @@ fn word(verdict: Verdict) -> &'static str {
 
 /// They were read, or the command would not be here; typing errors in variables are found by what is similar.
 fn settings(context: &Context) -> Finding {
-    let known = |name: &str| {
-        crate::config::env::SETTINGS.iter().any(|s| s.variable == name) || name == crate::shell_hook::ACTIVE
-    };
+    let known = |name: &str| crate::config::env::SETTINGS.iter().any(|s| s.variable == name) || name == crate::shell_hook::ACTIVE;
     let stray: Vec<String> = std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
         .filter(|name| name.starts_with("PGFILES_") && !known(name))
@@ -106,7 +104,11 @@ fn cache(context: &Context) -> Finding {
     let dir = &context.settings.cache_dir;
     let shown = dir.display();
     if let Err(failure) = crate::registry::make_private(dir) {
-        return Finding::warn("cache", failure.message, "set PGFILES_CACHE_DIR to a directory of your own; mounts work without, slower");
+        return Finding::warn(
+            "cache",
+            failure.message,
+            "set PGFILES_CACHE_DIR to a directory of your own; mounts work without, slower",
+        );
     }
     let probe = dir.join(format!("doctor-{}", std::process::id()));
     let written = std::fs::write(&probe, b"x").and_then(|()| std::fs::remove_file(&probe));
@@ -145,7 +147,11 @@ fn mounts(context: &Context) -> Vec<Finding> {
         let known = listed.iter().any(|listed| listed.mount.mountpoint == mounted.at);
         let at = mounted.at.display();
         if !known && mount_table::is_dead(&mounted.at) {
-            found.push(Finding::warn("mounts", format!("{at} is mounted and nobody serves it"), format!("run `pgfiles unmount {at}`")));
+            found.push(Finding::warn(
+                "mounts",
+                format!("{at} is mounted and nobody serves it"),
+                format!("run `pgfiles unmount {at}`"),
+            ));
         }
     }
     for mount in live {

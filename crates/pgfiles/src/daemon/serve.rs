@@ -90,7 +90,8 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     let config = vfs_config(&order, &settings, by.clone());
     let clock = Arc::new(SystemClock);
     let vfs = Vfs::new(stack.store.clone(), stack.fresh.clone(), config, clock.clone());
-    let service = Service { store: stack.store.clone(), fence: settings.prefix.clone(), by, mount: order.id.as_str().into(), clock };
+    let service =
+        Service { store: stack.store.clone(), fence: settings.prefix.clone(), by, mount: order.id.as_str().into(), clock };
     let mount = mount_of(&order, &settings, &dsn);
     let dirs = Dirs::of_process();
     // The socket first: whoever finds the registration may ask.
@@ -102,9 +103,20 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
         read_only: settings.read_only,
         ..MountOptions::new(&order.mountpoint)
     };
-    let session = pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current())
-        .map_err(|error| mount_failed(&error))?;
-    let daemon = Arc::new(Daemon { order, settings, dirs, vfs, stack, has_beaten: AtomicBool::new(false), service, ending, mount, _lease: ready.lease });
+    let session =
+        pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current()).map_err(|error| mount_failed(&error))?;
+    let daemon = Arc::new(Daemon {
+        order,
+        settings,
+        dirs,
+        vfs,
+        stack,
+        has_beaten: AtomicBool::new(false),
+        service,
+        ending,
+        mount,
+        _lease: ready.lease,
+    });
     tokio::spawn(serve(listener, daemon.clone()));
     housekeeping::start(&daemon, pg);
     Ok((daemon, session, registered))

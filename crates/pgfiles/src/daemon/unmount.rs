@@ -139,7 +139,8 @@ impl Daemon {
             let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
             let count = vfs.open_files;
             let which = if count == 1 { "1 open file".to_owned() } else { format!("{count} open files") };
-            parts.push(format!("{which}{names} to be closed by the programs that use {}", if count == 1 { "it" } else { "them" }));
+            parts
+                .push(format!("{which}{names} to be closed by the programs that use {}", if count == 1 { "it" } else { "them" }));
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }

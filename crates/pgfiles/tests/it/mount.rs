@@ -273,5 +273,6 @@ fn no_dev_fuse() {
         finish(command)
     };
     hide("mkdir -p /tmp/pgfiles-nodev && mount --bind /tmp/pgfiles-nodev /dev").fails(1, &["no /dev/fuse", "--device /dev/fuse"]);
-    hide("mount --bind /dev/null /dev/fuse && mount -o remount,bind,nodev /dev/fuse").fails(1, &["/dev/fuse", "--device /dev/fuse"]);
+    hide("mount --bind /dev/null /dev/fuse && mount -o remount,bind,nodev /dev/fuse")
+        .fails(1, &["/dev/fuse", "--device /dev/fuse"]);
 }

@@ -91,7 +91,9 @@ fn a_direct_command_gives_up_soon() {
 
 #[test]
 fn unmount_force_keeps_what_is_unsaved() {
-    let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "20s"), ("PGFILES_PUBLISH_INTERVAL", "10m")]) else { return };
+    let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "20s"), ("PGFILES_PUBLISH_INTERVAL", "10m")]) else {
+        return;
+    };
     let mut file = fs::File::create(dir.join("log")).unwrap();
     std::io::Write::write_all(&mut file, b"precious").unwrap();
     server.kill_all();

@@ -29,7 +29,9 @@ pub(super) async fn check(context: &Context) -> Vec<Finding> {
     }
     let (connection, _lease) = match connect::session(context, Need::Server).await {
         Ok(session) => session,
-        Err(failure) => return vec![Finding::fail("server", failure.message, "check PGFILES_DSN, the server, and the way to it")],
+        Err(failure) => {
+            return vec![Finding::fail("server", failure.message, "check PGFILES_DSN, the server, and the way to it")];
+        }
     };
     let mut found = Vec::new();
     let asked = Instant::now();
@@ -41,7 +43,11 @@ pub(super) async fn check(context: &Context) -> Vec<Finding> {
     match one(&connection, "SELECT pgfiles_schema()->>'version'", &[]).await {
         Ok(row) => found.push(Finding::ok("schema", format!("version {}", text(&row, 0)))),
         Err(_) => {
-            found.push(Finding::fail("schema", "the table pgfiles or its functions are not there", "run `pgfiles init` as the owner"));
+            found.push(Finding::fail(
+                "schema",
+                "the table pgfiles or its functions are not there",
+                "run `pgfiles init` as the owner",
+            ));
             return found;
         }
     }
@@ -61,7 +67,11 @@ fn server(row: &Row, took: Duration) -> Vec<Finding> {
     let mut found = Vec::new();
     let what = format!("PostgreSQL {}, {}, a round trip takes {:.1} ms", text(row, 0), text(row, 4), took.as_secs_f64() * 1000.0);
     found.push(if took > FAR_AWAY {
-        Finding::warn("server", what, "every new file waits for one: run pgfiles nearer to the server, or set PGFILES_DURABILITY=writeback")
+        Finding::warn(
+            "server",
+            what,
+            "every new file waits for one: run pgfiles nearer to the server, or set PGFILES_DURABILITY=writeback",
+        )
     } else {
         Finding::ok("server", what)
     });
@@ -75,7 +85,11 @@ fn server(row: &Row, took: Duration) -> Vec<Finding> {
     if let Some(theirs) = Timestamp::parse(&text(row, 2)) {
         let apart = (theirs.seconds - SystemClock.now().seconds).abs();
         if apart > SKEW_SECONDS_MAX {
-            found.push(Finding::warn("clock", format!("the server's clock is {apart} s away from this machine's"), "set both by NTP: times of files differ"));
+            found.push(Finding::warn(
+                "clock",
+                format!("the server's clock is {apart} s away from this machine's"),
+                "set both by NTP: times of files differ",
+            ));
         }
     }
     found
@@ -172,7 +186,13 @@ async fn rows(connection: &Connection, prefix: &str, question: &Question) -> Fin
     let asked = all(connection, question.query, &[&prefix]).await;
     let rows = match asked {
         Ok(rows) => rows,
-        Err(failure) => return Finding::warn(question.check, format!("not looked at: {}", failure.message), "try again, with a PGFILES_PREFIX"),
+        Err(failure) => {
+            return Finding::warn(
+                question.check,
+                format!("not looked at: {}", failure.message),
+                "try again, with a PGFILES_PREFIX",
+            );
+        }
     };
     if rows.is_empty() {
         return Finding::ok(question.check, question.good);
@@ -190,7 +210,9 @@ async fn one(connection: &Connection, query: &str, params: &[&(dyn ToSql + Sync)
 async fn all(connection: &Connection, query: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
     match tokio::time::timeout(ANSWER_WAIT, connection.client.query(query, params)).await {
         Ok(Ok(rows)) => Ok(rows),
-        Ok(Err(error)) => Err(Failure::failed(error.as_db_error().map_or_else(|| error.to_string(), |said| said.message().to_owned()))),
+        Ok(Err(error)) => {
+            Err(Failure::failed(error.as_db_error().map_or_else(|| error.to_string(), |said| said.message().to_owned())))
+        }
         Err(_) => Err(Failure::failed(format!("no answer within {} s", ANSWER_WAIT.as_secs()))),
     }
 }
