@@ -143,7 +143,7 @@ impl FaultStore {
         let count = state.calls.entry(call).or_default();
         *count += 1;
         let count = *count;
-        let periodic = state.periodic.iter().filter(|(which, period, _)| *which == call && count % period == 0);
+        let periodic = state.periodic.iter().filter(|(which, period, _)| *which == call && count.is_multiple_of(*period));
         let mut due: Vec<Fault> = periodic.map(|(.., fault)| fault.clone()).collect();
         for (which, pass, fault, times) in &mut state.planned {
             if which.is_some_and(|which| which != call) {

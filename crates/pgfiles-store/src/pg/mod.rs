@@ -309,7 +309,7 @@ impl Store for PgStore {
         let standby = lease.hello().is_some_and(|hello| hello.in_recovery);
         match lease.query("syncing", sql::SYNC, &[], self.options.request_timeout).await {
             // A standby takes no write, this one neither; nothing of ours waits there.
-            Err(error) if standby && !error.is_retryable() && !self.wrote.load(Ordering::Acquire) => Ok(drop(error)),
+            Err(error) if standby && !error.is_retryable() && !self.wrote.load(Ordering::Acquire) => Ok(()),
             Err(error) if standby && !error.is_retryable() => {
                 let message = format!("syncing: {} is a standby now and accepts no writes", self.dsn());
                 Err(StoreError::new(Kind::ReadOnly, message).with_source(error))

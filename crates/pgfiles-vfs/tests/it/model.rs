@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::error::Kind;
 use pgfiles_store::layer::log::Mode;
 use pgfiles_store::layer::{Stack, StackConfig};
@@ -72,5 +73,5 @@ async fn random_operations_on_a_server_that_crashes() {
 
 /// Another one in every run; a failure prints it.
 fn rand_seed() -> u64 {
-    uuid::Uuid::new_v4().as_u128() as u64
+    SystemClock.random() as u64
 }
