@@ -1,4 +1,4 @@
-//! What programs expect of a filesystem, written once and run over every way in: straight on [`Vfs`], through a mount.
+//! What programs expect of a filesystem, written once and run over every way in: straight on `Vfs`, through a mount.
 //!
 //! Each check works in a directory of its own, given as a path that ends without `/`.
 

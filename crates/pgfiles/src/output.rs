@@ -21,7 +21,7 @@ pub fn line(text: impl std::fmt::Display) -> Result<()> {
 /// Prints the answer as JSON, indented.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn json(value: &Value) -> Result<()> {
     line(serde_json::to_string_pretty(value).unwrap_or_default())
 }
@@ -29,7 +29,7 @@ pub fn json(value: &Value) -> Result<()> {
 /// Prints bytes as they are.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn raw(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     finish(out.write_all(bytes).and_then(|()| out.flush()))
