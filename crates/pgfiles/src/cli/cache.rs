@@ -1,7 +1,9 @@
 //! `pgfiles cache`.
 
 use std::ffi::OsString;
+use std::path::Path;
 
+use pgfiles_store::layer::cache::data::disk;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -37,13 +39,18 @@ pub(super) async fn run(context: Context, command: Command) -> Result<Exit> {
         Command::Stats(args) => (args, Call::CacheStats),
     };
     let mounts = context.mounts(args.path.as_deref())?;
+    // Daemons empty the same directory, which is counted before.
+    let before = size_of(&context.settings.cache_dir)?;
     let mut answers = Vec::new();
     for mount in &mounts {
         let answer = client::call(mount, &call, &Terminal::default()).await?;
         answers.push(json!({"mountpoint": mount.mountpoint.to_string_lossy(), "cache": answer}));
     }
     if matches!(command, Command::Clear(_)) {
-        let freed = clear_files(&context.settings.cache_dir)?;
+        // Blocks only, whatever else lies there: a daemon goes on with the same directories.
+        let dir = &context.settings.cache_dir;
+        disk::clear(dir).map_err(|error| Failure::io(format!("cannot empty {}", dir.display()), &error))?;
+        let freed = before.saturating_sub(size_of(dir)?);
         if args.json {
             output::json(&json!({"mounts": mounts.len(), "bytes": freed}))?;
         } else {
@@ -55,7 +62,7 @@ pub(super) async fn run(context: Context, command: Command) -> Result<Exit> {
         let dir = context.settings.cache_dir.to_string_lossy();
         output::json(&json!({"dir": dir, "max_bytes": context.settings.cache_max_size, "mounts": answers}))?;
     } else if answers.is_empty() {
-        let size = size_of(&context.settings.cache_dir);
+        let size = size_of(&context.settings.cache_dir)?;
         output::line(format!("no live mount; {} on disk in {}", units::show_bytes(size), context.settings.cache_dir.display()))?;
     } else {
         for answer in &answers {
@@ -76,7 +83,7 @@ pub(super) fn print(indent: &str, value: &Value) -> Result<()> {
                 print(&format!("{indent}  "), value)?;
             }
             Value::Null => {}
-            Value::Number(number) if name.ends_with("bytes") || name.starts_with("bytes") => {
+            Value::Number(number) if name.contains("bytes") => {
                 output::line(format!("{indent}{words}: {}", units::show_bytes(number.as_u64().unwrap_or(0))))?;
             }
             Value::String(text) => output::line(format!("{indent}{words}: {text}"))?,
@@ -94,7 +101,7 @@ impl Context {
     pub(super) fn mounts(&self, path: Option<&std::ffi::OsStr>) -> Result<Vec<Mount>> {
         let all = self.dirs.live();
         let Some(arg) = path else { return Ok(all) };
-        let path = super::locate::absolute(std::path::Path::new(arg))?;
+        let path = super::locate::absolute(Path::new(arg))?;
         let found = all.into_iter().filter(|mount| path.starts_with(&mount.mountpoint));
         let nearest = found.max_by_key(|mount| mount.mountpoint.as_os_str().len());
         let why =
@@ -103,33 +110,8 @@ impl Context {
     }
 }
 
-/// Removes the files of the cache; daemons take a missing file for a miss. Returns the bytes freed.
-fn clear_files(dir: &std::path::Path) -> Result<u64> {
-    let freed = size_of(dir);
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(0) };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let is_lock = path.extension().is_some_and(|end| end == "lock");
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else if is_lock {
-            Ok(())
-        } else {
-            std::fs::remove_file(&path)
-        };
-        if let Err(error) = removed {
-            // A daemon writes while we remove: what came in between is newer than the command.
-            tracing::debug!(path = %path.display(), %error, "cache clear");
-        }
-    }
-    Ok(freed.saturating_sub(size_of(dir)))
-}
-
-fn size_of(dir: &std::path::Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => size_of(&entry.path()),
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
+/// Bytes on disk.
+fn size_of(dir: &Path) -> Result<u64> {
+    let counted = disk::usage(dir).map_err(|error| Failure::io(format!("cannot look at {}", dir.display()), &error));
+    counted.map(|(bytes, _)| bytes)
 }

@@ -3,6 +3,7 @@
 mod config;
 mod doctor;
 mod files;
+mod json;
 mod local;
 mod mount;
 mod outage;

@@ -43,6 +43,12 @@ impl Ran {
 
     pub fn json(self) -> serde_json::Value {
         let text = self.ok();
+        Self { code: 0, stdout: text, stderr: String::new() }.json_of_any_code()
+    }
+
+    /// The answer, whatever the exit code.
+    pub fn json_of_any_code(self) -> serde_json::Value {
+        let text = self.stdout;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 }

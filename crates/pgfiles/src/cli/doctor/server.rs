@@ -111,11 +111,13 @@ async fn pooler(context: &Context, connection: &Connection) -> Option<Finding> {
 }
 
 async fn rights(connection: &Connection) -> Finding {
+    // A role with a grant may change `meta` alone, and delete nothing.
     const QUERY: &str = "SELECT current_user::text, concat_ws(', ', \
         CASE WHEN NOT has_table_privilege('pgfiles', 'SELECT') THEN 'SELECT' END, \
         CASE WHEN NOT has_table_privilege('pgfiles', 'INSERT') THEN 'INSERT' END, \
-        CASE WHEN NOT has_table_privilege('pgfiles', 'UPDATE') THEN 'UPDATE' END, \
-        CASE WHEN NOT has_table_privilege('pgfiles', 'DELETE') THEN 'DELETE' END), row_security_active('pgfiles')::text";
+        CASE WHEN NOT has_any_column_privilege('pgfiles', 'UPDATE') THEN 'UPDATE' END, \
+        CASE WHEN NOT (has_table_privilege('pgfiles', 'DELETE') OR row_security_active('pgfiles')) THEN 'DELETE' END), \
+        row_security_active('pgfiles')::text";
     match one(connection, QUERY, &[]).await {
         Ok(row) => {
             let (role, missing, fenced) = (text(&row, 0), text(&row, 1), text(&row, 2) == "true");
