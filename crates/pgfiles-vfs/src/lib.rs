@@ -22,6 +22,7 @@ mod handle;
 mod inode;
 pub mod notify;
 mod ops;
+mod patience;
 mod publish;
 mod read_ahead;
 mod recover;
@@ -45,6 +46,9 @@ pub use notify::KernelCache;
 pub use ops::lookup::{EntryReply, LookupReply};
 pub use ops::statfs::StatFs;
 pub use ops::xattr::XattrMode;
+pub use recover::Kept;
+
+use patience::Patience;
 
 /// What a mount is.
 #[derive(Debug, Clone)]
@@ -110,6 +114,8 @@ pub struct VfsStatus {
 /// A mounted filesystem. Must be made inside a tokio runtime.
 pub struct Vfs {
     store: Arc<dyn Store>,
+    /// The same as `store`, to end the waiting for it.
+    patience: Arc<Patience>,
     fresh: Arc<dyn Freshness>,
     clock: Arc<dyn Clock>,
     config: VfsConfig,
@@ -133,8 +139,10 @@ impl Vfs {
     /// A filesystem over a store. Starts the task that publishes in time, which ends with [`Vfs::shutdown`] or the last
     /// reference.
     pub fn new(store: Arc<dyn Store>, fresh: Arc<dyn Freshness>, config: VfsConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let patience = Arc::new(Patience::new(store));
         let vfs = Arc::new(Self {
-            store,
+            store: patience.clone(),
+            patience,
             fresh,
             view: attr::View { owner: config.owner, uid: config.uid, gid: config.gid },
             moves: RwLock::new(()),

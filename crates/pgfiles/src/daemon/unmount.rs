@@ -3,8 +3,10 @@
 //! While it waits the mount stays as it is, so that whoever asked may change their mind. Past [`Daemon::end`] there is
 //! no way back.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgfiles_store::Key;
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -71,7 +73,7 @@ impl Daemon {
             None => work.await.map(|()| None),
             Some(until) => match timeout_at(until, work).await {
                 Ok(Err(_)) | Err(_) if force => {
-                    let kept = self.recover().await?;
+                    let kept = self.recover(false).await?;
                     if let Some(dir) = &kept {
                         let how = format!("`pgfiles batch {dir}/operations.jsonl` commits it, under the same prefix");
                         talk.say(&format!("what was not committed is kept in the recovery directory {dir}: {how}"));
@@ -165,7 +167,7 @@ impl Daemon {
         let recovered = match &ending.recovered {
             Some(dir) => Some(dir.clone()),
             None if saved => None,
-            None => self.recover().await?,
+            None => self.recover(true).await?,
         };
         if saved {
             housekeeping::leave(self).await;
@@ -180,29 +182,54 @@ impl Daemon {
     }
 
     /// Writes what is unsaved into a directory of the user's, as a batch that can be committed later; `None` where there
-    /// was nothing.
-    async fn recover(&self) -> Result<Option<String>> {
+    /// was nothing. Unless it is the `last` chance, the mount goes on where not everything can be kept.
+    async fn recover(&self, last: bool) -> Result<Option<String>> {
         let queued = self.stack.log.status().queued_ops;
-        if queued > 0 {
+        if queued > 0 && !last {
             let why = "they are kept by the daemon only: wait for the server, or `pgfiles flush --discard` gives them up";
             return Err(Failure::failed(format!("{queued} queued operations are not committed, and {why}; the mount is up")));
         }
         let dir = self.recovery_dir()?;
         let kept = self.vfs.recover(&dir, FORCE_WAIT).await;
-        let kept = kept.map_err(|why| Failure::failed(format!("not everything can be kept ({why}); the mount is up")))?;
-        if kept.is_empty() {
-            let _ = std::fs::remove_dir(&dir);
-            return Ok(None);
+        if !kept.lost.is_empty() && !last {
+            self.vfs.take_heart();
+            let _ = std::fs::remove_dir_all(&dir);
+            return Err(Failure::failed(format!("not everything can be kept ({}); the mount is up", kept.lost.join("; "))));
         }
+        for lost in &kept.lost {
+            tracing::error!(file = %lost, "could be neither committed nor kept");
+        }
+        if queued > 0 {
+            tracing::error!(operations = queued, "queued operations could be neither committed nor kept");
+        }
+        if kept.files.is_empty() {
+            // The directory of all recoveries as well, unless it holds others.
+            let _ = std::fs::remove_dir(&dir).and_then(|()| dir.parent().map_or(Ok(()), std::fs::remove_dir));
+        } else {
+            self.list_recovered(&dir, &kept.files)?;
+        }
+        if !kept.lost.is_empty() || queued > 0 {
+            return Err(Failure::failed(format!(
+                "{} files and {queued} queued operations could be neither committed nor kept; {} files are in {}",
+                kept.lost.len(),
+                kept.files.len(),
+                dir.display()
+            )));
+        }
+        Ok((!kept.files.is_empty()).then(|| dir.to_string_lossy().into_owned()))
+    }
+
+    /// The batch that commits what is in a recovery directory.
+    fn list_recovered(&self, dir: &Path, files: &[(Key, PathBuf)]) -> Result<()> {
         let mut lines = String::new();
-        for (key, file) in &kept {
+        for (key, file) in files {
             let path = self.settings.prefix.strip(key).unwrap_or(key.as_str());
             let line = serde_json::json!({"op": "put", "path": path, "file": file.to_string_lossy()});
             lines.push_str(&format!("{line}\n"));
         }
         let list = dir.join("operations.jsonl");
         std::fs::write(&list, lines).map_err(|error| Failure::io(format!("cannot write {}", list.display()), &error))?;
-        tracing::error!(dir = %dir.display(), files = kept.len(), "what could not be committed is kept there");
-        Ok(Some(dir.to_string_lossy().into_owned()))
+        tracing::error!(dir = %dir.display(), files = files.len(), "what could not be committed is kept there");
+        Ok(())
     }
 }

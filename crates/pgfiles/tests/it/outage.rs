@@ -1,7 +1,9 @@
 //! A server that goes away under a mount: what waits, what answers, what heals.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pgfiles_testkit::postgres::{Options, Postgres};
@@ -26,6 +28,50 @@ fn with_mount(vars: &[(&str, &str)]) -> Option<(Postgres, User, PathBuf)> {
     let dir = user.dir("mnt");
     user.run([Path::new("mount"), &dir]).ok();
     Some((server, user, dir))
+}
+
+/// A process that has written to a file and holds it open. Not this one: whatever it starts meanwhile would hold the
+/// file as well, until it has closed what it inherits, which waits for the server. And not a shell, which closes a copy
+/// after each redirection.
+struct Holder(Child);
+
+impl Holder {
+    fn start(user: &User, file: &Path, text: &str) -> Self {
+        let mut command = Command::new("tee");
+        let mut child = command.arg(file).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        eventually("it is written", || user.status()[0]["unsaved"]["bytes"] == text.len());
+        Self(child)
+    }
+
+    /// Lets it close the file, and does not wait for that.
+    fn let_close(&mut self) {
+        drop(self.0.stdin.take());
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.let_close();
+        let _ = self.0.wait();
+    }
+}
+
+fn recoveries(user: &User) -> Vec<PathBuf> {
+    let all = fs::read_dir(user.home.path().join(".local/state/pgfiles/recovery"));
+    all.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Commits what was kept and asserts that the file has that content.
+fn commit_recovered(user: &User, file: &str, content: &str) {
+    let kept = recoveries(user);
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    user.run([Path::new("batch"), &kept[0].join("operations.jsonl")]).ok();
+    assert_eq!(user.sql(&format!("SELECT convert_from(pgfiles_read('{file}'), 'UTF8')")), [content]);
+}
+
+fn pid(user: &User) -> Pid {
+    Pid::from_raw(user.status()[0]["pid"].as_i64().unwrap() as i32).unwrap()
 }
 
 #[test]
@@ -64,14 +110,19 @@ fn commands_answer_while_the_server_is_away_and_the_mount_heals() {
 #[test]
 fn beyond_the_bound_programs_get_an_error_and_it_heals_afterwards() {
     let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "1s")]) else { return };
+    let mut held = fs::File::create(dir.join("a")).unwrap();
+    held.write_all(b"1").unwrap();
     server.kill_all();
-    let error = fs::write(dir.join("a"), "1").unwrap_err();
+    let error = held.sync_all().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    drop(held);
+    let error = fs::write(dir.join("c"), "3").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
     server.start_again();
     eventually("healed", || fs::write(dir.join("b"), "2").is_ok());
     user.run([Path::new("unmount"), &dir]).ok();
-    let live = user.sql("SELECT key FROM pgfiles_live WHERE key = 'b'");
-    assert_eq!(live, ["b"]);
+    // What its program was told could not be written was kept, and went with the rest.
+    assert_eq!(user.sql("SELECT convert_from(pgfiles_read(key), 'UTF8') FROM pgfiles_live ORDER BY key"), ["1", "2"]);
 }
 
 #[test]
@@ -91,20 +142,73 @@ fn a_direct_command_gives_up_soon() {
 
 #[test]
 fn unmount_force_keeps_what_is_unsaved() {
-    let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "20s"), ("PGFILES_PUBLISH_INTERVAL", "10m")]) else {
-        return;
-    };
-    let mut file = fs::File::create(dir.join("log")).unwrap();
-    std::io::Write::write_all(&mut file, b"precious").unwrap();
+    let Some((server, user, dir)) = with_mount(&[("PGFILES_PUBLISH_INTERVAL", "10m")]) else { return };
+    let holder = Holder::start(&user, &dir.join("log"), "precious");
     server.kill_all();
+    let asked = Instant::now();
     let ran = user.run([Path::new("unmount"), &dir, Path::new("--force")]);
-    drop(file);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("recovery"), "{ran:?}");
+    assert!(asked.elapsed() < Duration::from_secs(15));
+    assert_eq!(user.status(), serde_json::json!([]));
+    drop(holder);
+    server.start_again();
+    commit_recovered(&user, "log", "precious");
+}
+
+#[test]
+fn unmount_force_does_not_wait_for_programs_that_wait() {
+    let Some((server, user, dir)) = with_mount(&[]) else { return };
+    let mut holder = Holder::start(&user, &dir.join("b"), "two");
+    server.kill_all();
+    // Its close waits for the server, for a minute if nobody ends it.
+    holder.let_close();
+    eventually("the server is missed", || user.status()[0]["state"] == "away");
+    let asked = Instant::now();
+    user.run([Path::new("unmount"), &dir, Path::new("--force")]).ok();
+    drop(holder);
+    assert!(asked.elapsed() < Duration::from_secs(15));
+    server.start_again();
+    commit_recovered(&user, "b", "two");
+}
+
+#[test]
+fn unmount_force_with_nothing_unsaved_leaves_no_directory() {
+    let Some((server, user, dir)) = with_mount(&[]) else { return };
+    fs::write(dir.join("a"), "1").unwrap();
+    user.run(["flush"]).ok();
+    server.kill_all();
+    let ran = user.run([Path::new("unmount"), &dir, Path::new("--force")]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(!ran.stderr.contains("recovery"), "{ran:?}");
+    assert!(!user.home.path().join(".local/state/pgfiles/recovery").exists());
     assert_eq!(user.status(), serde_json::json!([]));
     server.start_again();
-    let kept = user.home.path().join(".local/state/pgfiles/recovery");
-    let kept = fs::read_dir(kept).unwrap().next().unwrap().unwrap().path().join("operations.jsonl");
-    user.run([Path::new("batch"), &kept]).ok();
-    assert_eq!(user.sql("SELECT convert_from(pgfiles_read('log'), 'UTF8')"), ["precious"]);
+    assert_eq!(user.sql("SELECT key FROM pgfiles_live"), ["a"]);
+}
+
+#[test]
+fn sigterm_keeps_what_cannot_be_committed() {
+    let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "1s")]) else { return };
+    let holder = Holder::start(&user, &dir.join("log"), "precious");
+    server.kill_all();
+    kill_process(pid(&user), Signal::TERM).unwrap();
+    eventually("the daemon has ended", || user.status() == serde_json::json!([]));
+    drop(holder);
+    server.start_again();
+    commit_recovered(&user, "log", "precious");
+}
+
+#[test]
+fn unmounted_by_others_what_cannot_be_committed_is_kept() {
+    let Some((server, user, dir)) = with_mount(&[("PGFILES_RETRY_TIMEOUT", "1s"), ("PGFILES_PUBLISH_INTERVAL", "10m")]) else {
+        return;
+    };
+    let holder = Holder::start(&user, &dir.join("log"), "precious");
+    server.kill_all();
+    rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).unwrap();
+    drop(holder);
+    eventually("the daemon has ended", || user.status() == serde_json::json!([]));
+    server.start_again();
+    commit_recovered(&user, "log", "precious");
 }
