@@ -226,17 +226,22 @@ impl Table {
     /// Takes over what the store says stands at a name; facts that are ahead of the store stay.
     pub fn admit(&mut self, parent: InodeNo, name: &Name, key: &Key, facts: Facts) -> Result<InodeNo> {
         if let Some(no) = self.child(parent, name) {
-            let node = self.node_mut(no)?;
-            if node.is_ahead() {
-                return Ok(no);
-            }
-            if node.facts.ino == facts.ino && node.facts.kind == facts.kind {
-                node.refresh(facts);
+            if !self.is_replaced(parent, name, &facts) {
+                let node = self.node_mut(no)?;
+                if !node.is_ahead() {
+                    node.refresh(facts);
+                }
                 return Ok(no);
             }
             self.detach(parent, name);
         }
         self.insert(parent, name, key, facts)
+    }
+
+    /// Whether the node that is known at a name is another file than the one that the store has there now.
+    pub fn is_replaced(&self, parent: InodeNo, name: &Name, facts: &Facts) -> bool {
+        let node = self.child(parent, name).and_then(|no| self.nodes.get(&no));
+        node.is_some_and(|node| !node.is_ahead() && (node.facts.ino != facts.ino || node.facts.kind != facts.kind))
     }
 
     /// The node whose number an entry claims although it is known elsewhere, or was believed to have lost its last name:

@@ -135,9 +135,12 @@ impl Vfs {
             }
             let facts = Facts::of_entry(entry, &key);
             let kind = facts.kind;
-            let known = table.child(no, &name);
-            // Where this mount changed the directory meanwhile, the page tells names and nothing else.
-            let ino = match known {
+            if believed && table.is_replaced(no, &name, &facts) {
+                table.detach(no, &name);
+            }
+            // Where this mount changed the directory meanwhile, the page tells names and nothing else. What is known at
+            // another name was moved here, maybe: a lookup finds out.
+            let ino = match table.child(no, &name) {
                 Some(known) if !believed => known,
                 None if !plus || !believed || table.elsewhere(no, &name, &facts).is_some() => InodeNo(facts.ino),
                 Some(_) | None => table.admit(no, &name, &key, facts)?,

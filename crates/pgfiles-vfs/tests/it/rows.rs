@@ -495,3 +495,16 @@ async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(10), met).await.expect("within ten seconds");
 }
+
+#[tokio::test]
+async fn a_listing_shows_what_was_moved_over_a_name_by_its_number() {
+    let bench = Bench::new();
+    let other = Bench::over(bench.server.clone(), |_| {});
+    let moved = bench.put("a", b"moved").await;
+    bench.put("b", b"replaced").await;
+    other.list(InodeNo::ROOT).await;
+    bench.vfs.rename(InodeNo::ROOT, b"a", InodeNo::ROOT, b"b", false).await.unwrap();
+    other.stack.cache.invalidate_all();
+    assert_eq!(other.list(InodeNo::ROOT).await, 1);
+    assert_eq!(other.lookup(InodeNo::ROOT, "b").await, Some(moved));
+}
