@@ -249,7 +249,7 @@ impl Table {
     pub fn elsewhere(&self, parent: InodeNo, name: &Name, facts: &Facts) -> Option<InodeNo> {
         let no = InodeNo(facts.ino);
         let node = self.nodes.get(&no)?;
-        let here = node.place.as_ref().is_some_and(|place| place.0 == parent && place.1 == *name);
+        let here = self.child(parent, name) == Some(no);
         let lost = node.unlinked && node.opens == 0;
         (no != InodeNo::ROOT && !here && (lost || !node.is_ahead()) && node.facts.kind == facts.kind).then_some(no)
     }

@@ -128,6 +128,8 @@ impl Vfs {
             let table = self.table();
             let Some(no) = table.elsewhere(parent, name, facts) else { return Ok(None) };
             match table.key_of(no) {
+                // It was replaced at this very name, and is back.
+                Ok(key) if table.key_in(parent, name)? == key => return Ok(Some(no)),
                 Ok(key) => (no, key),
                 // Nameless here: nothing contradicts the entry.
                 Err(VfsError::NotFound) => return Ok(Some(no)),

@@ -507,4 +507,13 @@ async fn a_listing_shows_what_was_moved_over_a_name_by_its_number() {
     other.stack.cache.invalidate_all();
     assert_eq!(other.list(InodeNo::ROOT).await, 1);
     assert_eq!(other.lookup(InodeNo::ROOT, "b").await, Some(moved));
+    // Away, replaced, and back again before anyone looks where it was meanwhile.
+    bench.vfs.rename(InodeNo::ROOT, b"b", InodeNo::ROOT, b"c", false).await.unwrap();
+    bench.put("b", b"new").await;
+    other.stack.cache.invalidate_all();
+    assert_ne!(other.lookup(InodeNo::ROOT, "b").await, Some(moved));
+    bench.vfs.rename(InodeNo::ROOT, b"c", InodeNo::ROOT, b"b", false).await.unwrap();
+    other.stack.cache.invalidate_all();
+    other.list(InodeNo::ROOT).await;
+    assert_eq!(other.lookup(InodeNo::ROOT, "b").await, Some(moved));
 }
