@@ -156,3 +156,22 @@ fn read_only_refuses_changes() {
     user.feed(["batch"], br#"{"op":"put","path":"b","data":"x"}"#).fails(1, &["read-only"]);
     user.run(["version", "a"]).ok();
 }
+
+#[test]
+fn a_batch_carries_files_larger_than_one_request() {
+    let user = User::with_table();
+    let bytes: Vec<u8> = (0..70_000_000_u32).map(|n| (n / 7) as u8).collect();
+    let file = user.home.path().join("large");
+    std::fs::write(&file, &bytes).unwrap();
+    let put = |name: &str| format!(r#"{{"op":"put","path":"{name}","file":{:?}}}"#, file.to_str().unwrap());
+    let steps = format!("{}\n{}\n", put("a"), r#"{"op":"put","path":"b","data":"small"}"#);
+    let said = user.feed(["batch", "--json"], steps.as_bytes()).ok();
+    assert_eq!(said.lines().count(), 2, "{said}");
+    let stored = user.sql("SELECT encode(sha256(pgfiles_read('a')), 'hex')");
+    let sum = <sha2::Sha256 as sha2::Digest>::digest(&bytes);
+    assert_eq!(stored, [sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>()]);
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles WHERE meta ? 'beat'"), ["0"], "its heartbeat is taken back");
+    let steps = format!("{}\n{}\n", put("c"), r#"{"op":"delete","path":"not-there"}"#);
+    user.feed(["batch"], steps.as_bytes()).fails(3, &["nothing was changed", "line 2"]);
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles WHERE key = 'c'"), ["0"]);
+}
