@@ -49,7 +49,7 @@ pub enum FuseError {
     NoDevice,
     /// `/dev/fuse` may be opened by root only, and so `fusermount3` cannot help.
     #[error(
-        "/dev/fuse is not open to this user (mode {0:04o}): ask root for `chmod 666 /dev/fuse`, mount as root, or use --backend nfs"
+        "/dev/fuse is not open to this user (mode {0:04o}): ask root for `chmod 666 /dev/fuse`, or mount as root"
     )]
     DeviceForbidden(u32),
     /// Mounting failed.
