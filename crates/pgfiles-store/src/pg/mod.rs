@@ -17,6 +17,7 @@ mod sql;
 pub mod sqlstate;
 mod tls;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,8 +42,11 @@ use crate::version::{Head, VersionId, VersionNo};
 
 /// The most bytes that one answer carries; longer reads go as several requests at once.
 pub const READ_BYTES: usize = 8 << 20;
-/// The most bytes that a batch may carry. Callers stay below [`READ_BYTES`].
-pub const BATCH_BYTES_MAX: usize = 64 << 20;
+/// The most bytes that one request carries. A batch of more goes as several in one transaction; callers that are in a
+/// hurry stay below [`READ_BYTES`].
+pub const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// The most bytes that one operation carries: Postgres holds no value of 1 GiB, nor what is needed to make one.
+pub const OPERATION_BYTES_MAX: usize = 256 << 20;
 /// How many keys a slice of a purge takes.
 const PURGE_SLICE: i64 = 1_000;
 /// What a slow line needs for each MiB, on top of a request's time.
@@ -193,6 +197,24 @@ impl PgStore {
         Ok(page)
     }
 
+    /// One request with some of a batch's operations.
+    async fn commit_part(&self, lease: &mut Lease, batch: &Batch, part: Range<usize>) -> Result<Vec<Outcome>> {
+        let ops = &batch.ops[part.clone()];
+        let (operations, bodies) = row::operations(ops);
+        let options = row::commit_options(batch);
+        let limit = if ops.iter().any(is_long) {
+            self.options.long_timeout
+        } else {
+            self.time_for(bodies.iter().map(|body| body.len()).sum()) + Duration::from_millis(ops.len() as u64)
+        };
+        let params: Params<'_> = &[(&operations, Type::JSONB), (&bodies, Type::BYTEA_ARRAY), (&options, Type::JSONB)];
+        let rows = lease.query("writing", sql::COMMIT, params, limit).await.map_err(|error| match error.op() {
+            Some(index) => error.at_op(part.start + index),
+            None => error,
+        })?;
+        row::outcomes(row::single(&rows)?, ops.len())
+    }
+
     fn time_for(&self, bytes: usize) -> Duration {
         self.options.request_timeout + PER_MIB * u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
     }
@@ -282,26 +304,23 @@ impl Store for PgStore {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Vec<Outcome>> {
-        let payload = batch.payload();
-        if payload > BATCH_BYTES_MAX {
-            let message = format!("a batch of {payload} bytes: at most {BATCH_BYTES_MAX} fit, send several");
-            return Err(StoreError::new(Kind::Invalid, message));
+        if let Some(index) = batch.ops.iter().position(|op| op.payload() > OPERATION_BYTES_MAX) {
+            let message = format!("more than {OPERATION_BYTES_MAX} bytes in one row: split it into chunks");
+            return Err(StoreError::new(Kind::Invalid, message).at_op(index));
         }
-        if batch.ops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (ops, bodies) = row::operations(&batch);
-        let options = row::commit_options(&batch);
-        let limit = if batch.ops.iter().any(is_long) {
-            self.options.long_timeout
-        } else {
-            self.time_for(payload) + Duration::from_millis(batch.ops.len() as u64)
-        };
-        let params: Params<'_> = &[(&ops, Type::JSONB), (&bodies, Type::BYTEA_ARRAY), (&options, Type::JSONB)];
-        let mut lease = self.writer().await?;
+        let parts = requests(&batch.ops);
+        let mut lease = if parts.is_empty() { return Ok(Vec::new()) } else { self.writer().await? };
         self.wrote.store(true, Ordering::Release);
-        let rows = lease.query("writing", sql::COMMIT, params, limit).await?;
-        row::outcomes(row::single(&rows)?, batch.ops.len())
+        if parts.len() == 1 {
+            return self.commit_part(&mut lease, &batch, 0..batch.ops.len()).await;
+        }
+        lease.begin(self.options.request_timeout).await?;
+        let mut outcomes = Vec::with_capacity(batch.ops.len());
+        for part in parts {
+            outcomes.extend(self.commit_part(&mut lease, &batch, part).await?);
+        }
+        lease.commit(self.options.request_timeout).await?;
+        Ok(outcomes)
     }
 
     async fn sync(&self) -> Result<()> {
@@ -402,6 +421,23 @@ impl Server for PgStore {
         )
         .await
     }
+}
+
+/// Operations in runs that carry no more than [`REQUEST_BYTES_MAX`], or one operation each.
+fn requests(ops: &[Op]) -> Vec<Range<usize>> {
+    let mut out = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, op) in ops.iter().enumerate() {
+        if bytes + op.payload() > REQUEST_BYTES_MAX && at > start {
+            out.push(start..at);
+            (start, bytes) = (at, 0);
+        }
+        bytes += op.payload();
+    }
+    if start < ops.len() {
+        out.push(start..ops.len());
+    }
+    out
 }
 
 /// Parts no longer than [`READ_BYTES`], each with the index of the part that it comes from.

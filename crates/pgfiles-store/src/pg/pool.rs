@@ -68,7 +68,7 @@ impl Pool {
         };
         while let Some((connection, _)) = self.take() {
             if !connection.client.is_closed() {
-                return Ok(Lease { connection: Some(connection), pool: self.clone(), _slot: slot });
+                return Ok(Lease { connection: Some(connection), in_transaction: false, pool: self.clone(), _slot: slot });
             }
         }
         let connection = self.connector.open(Need::Schema).await?;
@@ -76,7 +76,7 @@ impl Pool {
         self.reaping.call_once(|| {
             tokio::spawn(reap(Arc::downgrade(self), self.limits.idle));
         });
-        Ok(Lease { connection: Some(connection), pool: self.clone(), _slot: slot })
+        Ok(Lease { connection: Some(connection), in_transaction: false, pool: self.clone(), _slot: slot })
     }
 
     fn take(&self) -> Option<(Connection, Instant)> {
@@ -101,6 +101,8 @@ async fn reap(pool: Weak<Pool>, idle: Duration) {
 #[derive(Debug)]
 pub(super) struct Lease {
     connection: Option<Connection>,
+    /// A transaction was begun and has not ended.
+    in_transaction: bool,
     pool: Arc<Pool>,
     _slot: OwnedSemaphorePermit,
 }
@@ -115,6 +117,20 @@ impl Lease {
     pub(super) async fn query(&mut self, what: &str, text: &str, params: Params<'_>, limit: Duration) -> Result<Vec<Row>> {
         let mut all = self.pipeline(what, &[(text, params)], limit).await?;
         Ok(all.pop().unwrap_or_default())
+    }
+
+    /// Begins a transaction of several requests. Ends it without effect, and the connection, unless [`Lease::commit`] is
+    /// called.
+    pub(super) async fn begin(&mut self, limit: Duration) -> Result<()> {
+        self.in_transaction = true;
+        self.query("beginning", "BEGIN", &[], limit).await.map(drop)
+    }
+
+    /// Commits it.
+    pub(super) async fn commit(&mut self, limit: Duration) -> Result<()> {
+        self.query("committing", "COMMIT", &[], limit).await?;
+        self.in_transaction = false;
+        Ok(())
     }
 
     /// Sends several statements at once, each a transaction of its own; the first error ends it.
@@ -154,7 +170,7 @@ impl Drop for Lease {
         let Some(connection) = self.connection.take() else { return };
         if connection.canceller.armed {
             connection.canceller.fire();
-        } else if !connection.client.is_closed() {
+        } else if !self.in_transaction && !connection.client.is_closed() {
             self.pool.idle().push((connection, Instant::now()));
         }
     }

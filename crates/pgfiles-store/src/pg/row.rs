@@ -108,10 +108,10 @@ fn outcome(mut result: Value) -> Result<Outcome> {
     Ok(Outcome { head, files, moved })
 }
 
-/// A batch as `pgfiles_commit` takes it: operations, and the bodies that they number from 1.
-pub(super) fn operations(batch: &Batch) -> (Value, Vec<&[u8]>) {
+/// Operations as `pgfiles_commit` takes them, and the bodies that they number from 1.
+pub(super) fn operations(ops: &[Op]) -> (Value, Vec<&[u8]>) {
     let mut bodies = Vec::new();
-    let ops = batch.ops.iter().map(|op| operation(op, &mut bodies)).collect();
+    let ops = ops.iter().map(|op| operation(op, &mut bodies)).collect();
     (Value::Array(ops), bodies)
 }
 

@@ -131,15 +131,6 @@ async fn long_reads_go_in_pieces() {
 }
 
 #[tokio::test]
-async fn a_batch_has_a_limit() {
-    let (_database, store) = store_on(Postgres::shared(), PgOptions::default()).await;
-    let data = vec![0; 33 << 20];
-    let error = store.commit(batch(vec![put("a", &data), put("b", &data)], Durability::Async)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Invalid, "{error}");
-    assert!(store.commit(batch(Vec::new(), Durability::Async)).await.unwrap().is_empty());
-}
-
-#[tokio::test]
 async fn an_error_names_its_operation() {
     let (_database, store) = store_on(Postgres::shared(), PgOptions::default()).await;
     let gone = Op::Delete(Delete { id: id(), key: key("gone"), expect: Precondition::Any });
@@ -329,4 +320,29 @@ async fn a_standby_reads_and_its_promotion_is_another_cluster() {
     };
     assert_ne!(after.cluster, before.cluster, "another timeline");
     store.commit(batch(vec![put("b", b"1")], Durability::Async)).await.unwrap();
+}
+
+/// More than one request carries: three files of 30 MiB.
+#[tokio::test]
+async fn a_batch_of_several_requests_is_one_transaction() {
+    let (database, store) = store_on(Postgres::shared(), PgOptions::default()).await;
+    let body = vec![7; 30 << 20];
+    let ops = || ["a", "b", "c"].map(|path| put(path, &body)).to_vec();
+    let mut refused = ops();
+    let Some(Op::Put(last)) = refused.last_mut() else { panic!() };
+    last.expect = Precondition::Version(pgfiles_store::VersionNo(9));
+    let error = store.commit(batch(refused, Durability::Async)).await.unwrap_err();
+    assert_eq!((error.kind(), error.op()), (Kind::Conflict, Some(2)));
+    let client = database.connect().await;
+    let count = async || client.query_one("SELECT count(*) FROM pgfiles", &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(count().await, 0);
+    let all = batch(ops(), Durability::Sync);
+    assert_eq!(store.commit(all.clone()).await.unwrap().len(), 3);
+    assert_eq!(count().await, 3);
+    // Sent again, it is recognised.
+    let again = store.commit(Batch { again: true, ..all }).await.unwrap();
+    assert_eq!(again[2].head.as_ref().unwrap().version.0, 1);
+    assert_eq!(count().await, 3);
+    let locks = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%' AND datname = current_database()";
+    assert_eq!(client.query_one(locks, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
