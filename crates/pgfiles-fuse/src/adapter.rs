@@ -1,7 +1,7 @@
 //! The table of translations: each request is decoded, handed to one operation of [`Vfs`], and answered.
 //!
 //! The operation is polled once on the session thread, because most are answered from memory; one that has to wait goes
-//! on as a task. A request that is dropped without an answer, as by a panic, is answered EIO by fuser.
+//! on as a task, and is given up if it is stuck. A request that is dropped without an answer, as by a panic, is answered EIO by fuser.
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -22,6 +22,7 @@ use pgfiles_vfs::{Caller, EntryReply, HandleId, LookupReply, OpenMode, Opened, R
 use tokio::runtime::Handle;
 
 use crate::convert;
+use crate::watched::Watched;
 
 /// Inode numbers are random and not reused.
 const GENERATION: Generation = Generation(0);
@@ -39,12 +40,12 @@ impl Adapter {
     }
 
     /// Runs an operation to its end: here, if it does not have to wait.
-    fn run(&self, operation: impl Future<Output = ()> + Send + 'static) {
+    fn run(&self, what: &'static str, operation: impl Future<Output = ()> + Send + 'static) {
         let mut operation = Box::pin(operation);
         let _inside = self.runtime.enter();
         let mut context = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context).is_pending())) {
-            Ok(true) => drop(self.runtime.spawn(operation)),
+            Ok(true) => drop(self.runtime.spawn(Watched::new(self.vfs.clone(), what, operation))),
             Ok(false) => {}
             Err(_) => tracing::error!("an operation panicked; it was answered EIO"),
         }
@@ -159,7 +160,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
-        self.run(async move {
+        self.run("lookup", async move {
             match vfs.lookup(parent, &name).await {
                 Ok(LookupReply::Found(found)) => entry(reply, "lookup", Ok(found)),
                 // Inode 0 is an absence that the kernel may remember.
@@ -176,7 +177,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
-        self.run(async move {
+        self.run("getattr", async move {
             answer!(reply, "getattr", vfs.getattr(ino).await, found => reply.attr(&found.ttl, &convert::attr(&found.attr)));
         });
     }
@@ -202,7 +203,7 @@ impl Filesystem for Adapter {
         let (vfs, ino, caller) = (self.vfs.clone(), convert::ino(ino), caller(request));
         let (atime, mtime) = (atime.map(convert::set_time), mtime.map(convert::set_time));
         let set = SetAttr { mode, uid, gid, size, atime, mtime };
-        self.run(async move {
+        self.run("setattr", async move {
             let result = vfs.setattr(ino, set, fh.map(handle), caller).await;
             answer!(reply, "setattr", result, found => reply.attr(&found.ttl, &convert::attr(&found.attr)));
         });
@@ -210,14 +211,14 @@ impl Filesystem for Adapter {
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
         let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
-        self.run(async move { answer!(reply, "readlink", vfs.readlink(ino).await, target => reply.data(&target)) });
+        self.run("readlink", async move { answer!(reply, "readlink", vfs.readlink(ino).await, target => reply.data(&target)) });
     }
 
     fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
         let caller = caller(request);
         let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
-        self.run(async move {
+        self.run("mknod", async move {
             entry(reply, "mknod", vfs.mknod(parent, &name, kind, mode & 0o7777, u64::from(rdev), caller).await);
         });
     }
@@ -225,23 +226,23 @@ impl Filesystem for Adapter {
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
         let caller = caller(request);
-        self.run(async move { entry(reply, "mkdir", vfs.mkdir(parent, &name, mode & 0o7777, caller).await) });
+        self.run("mkdir", async move { entry(reply, "mkdir", vfs.mkdir(parent, &name, mode & 0o7777, caller).await) });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
-        self.run(async move { empty(reply, "unlink", vfs.unlink(parent, &name).await) });
+        self.run("unlink", async move { empty(reply, "unlink", vfs.unlink(parent, &name).await) });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
-        self.run(async move { empty(reply, "rmdir", vfs.rmdir(parent, &name).await) });
+        self.run("rmdir", async move { empty(reply, "rmdir", vfs.rmdir(parent, &name).await) });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
         let (target, caller) = (target.as_os_str().as_bytes().to_vec(), caller(request));
-        self.run(async move { entry(reply, "symlink", vfs.symlink(parent, &name, &target, caller).await) });
+        self.run("symlink", async move { entry(reply, "symlink", vfs.symlink(parent, &name, &target, caller).await) });
     }
 
     fn rename(
@@ -260,7 +261,7 @@ impl Filesystem for Adapter {
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return reply.error(Errno::EINVAL);
         }
-        self.run(async move {
+        self.run("rename", async move {
             empty(reply, "rename", vfs.rename(parent, &name, new_parent, &new_name, noreplace).await);
         });
     }
@@ -268,12 +269,12 @@ impl Filesystem for Adapter {
     fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, ino, parent) = (self.vfs.clone(), convert::ino(ino), convert::ino(parent));
         let name = name.as_bytes().to_vec();
-        self.run(async move { entry(reply, "link", vfs.link(ino, parent, &name).await) });
+        self.run("link", async move { entry(reply, "link", vfs.link(ino, parent, &name).await) });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (vfs, ino, caller) = (self.vfs.clone(), convert::ino(ino), caller(request));
-        self.run(async move {
+        self.run("open", async move {
             answer!(reply, "open", vfs.open(ino, mode(flags.0), caller).await, file => {
                 let (fh, flags) = opened(file);
                 reply.opened(fh, flags);
@@ -293,7 +294,7 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
         let caller = caller(request);
-        self.run(async move {
+        self.run("create", async move {
             let result = vfs.create(parent, &name, permissions & 0o7777, mode(flags), caller).await;
             answer!(reply, "create", result, (found, file) => {
                 let (fh, flags) = opened(file);
@@ -314,7 +315,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let vfs = self.vfs.clone();
-        self.run(async move {
+        self.run("read", async move {
             answer!(reply, "read", vfs.read(handle(fh), offset, u64::from(size)).await, bytes => reply.data(&bytes));
         });
     }
@@ -333,14 +334,14 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, bytes) = (self.vfs.clone(), Bytes::copy_from_slice(data));
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.run(async move {
+        self.run("write", async move {
             answer!(reply, "write", vfs.write(handle(fh), offset, bytes, kill).await, len => reply.written(len as u32));
         });
     }
 
     fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.run(async move { empty(reply, "flush", vfs.flush_handle(handle(fh)).await) });
+        self.run("flush", async move { empty(reply, "flush", vfs.flush_handle(handle(fh)).await) });
     }
 
     fn release(
@@ -354,7 +355,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs.clone();
-        self.run(async move {
+        self.run("release", async move {
             vfs.release(handle(fh)).await;
             reply.ok();
         });
@@ -362,19 +363,19 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.run(async move { empty(reply, "fsync", vfs.fsync(handle(fh), datasync).await) });
+        self.run("fsync", async move { empty(reply, "fsync", vfs.fsync(handle(fh), datasync).await) });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
-        self.run(async move {
+        self.run("opendir", async move {
             answer!(reply, "opendir", vfs.opendir(ino).await, dir => reply.opened(FileHandle(dir.0), FopenFlags::empty()));
         });
     }
 
     fn readdir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let vfs = self.vfs.clone();
-        self.run(async move {
+        self.run("readdir", async move {
             let mut at = offset;
             loop {
                 let names = match vfs.readdir(handle(fh), at, NAMES_PER_CALL, false).await {
@@ -398,7 +399,7 @@ impl Filesystem for Adapter {
 
     fn readdirplus(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let vfs = self.vfs.clone();
-        self.run(async move {
+        self.run("readdirplus", async move {
             let mut at = offset;
             loop {
                 let names = match vfs.readdir(handle(fh), at, NAMES_PER_CALL, true).await {
@@ -438,14 +439,14 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
-        self.run(async move { empty(reply, "fsyncdir", vfs.fsyncdir(ino).await) });
+        self.run("fsyncdir", async move { empty(reply, "fsyncdir", vfs.fsyncdir(ino).await) });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK_BYTES: u32 = 4096;
         const NAME_BYTES_MAX: u32 = 255;
         let vfs = self.vfs.clone();
-        self.run(async move {
+        self.run("statfs", async move {
             answer!(reply, "statfs", vfs.statfs().await, stat => reply.statfs(
                 stat.blocks, stat.blocks_free, stat.blocks_free, stat.files, stat.files_free, BLOCK_BYTES, NAME_BYTES_MAX, BLOCK_BYTES,
             ));
@@ -469,22 +470,22 @@ impl Filesystem for Adapter {
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => XattrMode::Set,
         };
-        self.run(async move { empty(reply, "setxattr", vfs.setxattr(ino, &name, &value, mode).await) });
+        self.run("setxattr", async move { empty(reply, "setxattr", vfs.setxattr(ino, &name, &value, mode).await) });
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (vfs, ino, name) = (self.vfs.clone(), convert::ino(ino), name.as_bytes().to_vec());
-        self.run(async move { xattr(reply, size, vfs.getxattr(ino, &name).await) });
+        self.run("getxattr", async move { xattr(reply, size, vfs.getxattr(ino, &name).await) });
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
-        self.run(async move { xattr(reply, size, vfs.listxattr(ino).await) });
+        self.run("listxattr", async move { xattr(reply, size, vfs.listxattr(ino).await) });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, ino, name) = (self.vfs.clone(), convert::ino(ino), name.as_bytes().to_vec());
-        self.run(async move { empty(reply, "removexattr", vfs.removexattr(ino, &name).await) });
+        self.run("removexattr", async move { empty(reply, "removexattr", vfs.removexattr(ino, &name).await) });
     }
 }
 

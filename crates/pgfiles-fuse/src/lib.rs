@@ -3,6 +3,7 @@
 mod adapter;
 mod convert;
 mod notify;
+mod watched;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -75,6 +75,8 @@ pub struct VfsConfig {
     pub dirty_bytes_max: u64,
     /// What `statfs` shows as free.
     pub free_bytes: u64,
+    /// After how long a request is given up that makes no progress; longer than the store tries again.
+    pub stalled_after: Duration,
 }
 
 impl VfsConfig {
@@ -92,6 +94,7 @@ impl VfsConfig {
             young_seconds: 60,
             dirty_bytes_max: 64 << 20,
             free_bytes: 1 << 50,
+            stalled_after: Duration::from_secs(90),
         }
     }
 }
@@ -139,7 +142,7 @@ impl Vfs {
     /// A filesystem over a store. Starts the task that publishes in time, which ends with [`Vfs::shutdown`] or the last
     /// reference.
     pub fn new(store: Arc<dyn Store>, fresh: Arc<dyn Freshness>, config: VfsConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let patience = Arc::new(Patience::new(store));
+        let patience = Arc::new(Patience::new(store, config.stalled_after));
         let vfs = Arc::new(Self {
             store: patience.clone(),
             patience,
@@ -171,6 +174,12 @@ impl Vfs {
     /// The store that the mount works on.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Requests to the store that were answered so far; `None` while one is under way, which ends by itself. A task that
+    /// waits while this stays the same waits for nothing.
+    pub fn at_rest(&self) -> Option<u64> {
+        self.patience.at_rest()
     }
 
     /// What the mount was made with.

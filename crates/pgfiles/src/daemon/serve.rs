@@ -32,6 +32,8 @@ use crate::registry::{Dirs, Mount, Registered};
 use crate::service::batch::{Step, Steps, at_line};
 use crate::service::{Answer, Request, Service, Talk};
 
+/// How much longer than the store tries again a request may wait.
+const STALL_MARGIN: Duration = Duration::from_secs(30);
 /// How long `status` waits for the server to count rows.
 const USAGE_WAIT: Duration = Duration::from_secs(2);
 
@@ -166,6 +168,7 @@ fn vfs_config(order: &Order, settings: &Settings, by: Arc<Value>) -> VfsConfig {
         publish_after: settings.publish_interval,
         young_seconds: settings.young_seconds,
         free_bytes: settings.free_space,
+        stalled_after: settings.retry_timeout + STALL_MARGIN,
         ..VfsConfig::new(settings.prefix.clone(), &order.id)
     }
 }

@@ -78,6 +78,7 @@ fn pid(user: &User) -> Pid {
 fn commands_answer_while_the_server_is_away_and_the_mount_heals() {
     let Some((server, user, dir)) = with_mount(&[]) else { return };
     fs::write(dir.join("before"), "1").unwrap();
+    let holder = Holder::start(&user, &dir.join("held"), "3");
     server.kill_all();
     let target = dir.join("during");
     let writer = std::thread::spawn(move || fs::write(target, "2"));
@@ -103,8 +104,9 @@ fn commands_answer_while_the_server_is_away_and_the_mount_heals() {
     writer.join().unwrap().unwrap();
     eventually("healed", || user.status()[0]["state"] == "ok");
     assert_eq!(fs::read_to_string(dir.join("before")).unwrap(), "1");
+    drop(holder);
     user.run([Path::new("unmount"), &dir]).ok();
-    assert_eq!(user.sql("SELECT key FROM pgfiles_live ORDER BY 1"), ["before", "during"]);
+    assert_eq!(user.sql("SELECT key FROM pgfiles_live ORDER BY 1"), ["before", "during", "held"]);
 }
 
 #[test]

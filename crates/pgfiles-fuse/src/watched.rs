@@ -1,0 +1,120 @@
+//! Requests that are stuck are given up: a program must not hang for ever, whatever goes wrong in here.
+//!
+//! A request to the store ends by itself, in the worst case after a limit of the filesystem's. What is left is a task
+//! that waits for another task that will never wake it. It is told by this: since a whole limit ago it was not woken,
+//! and nothing was asked of the store by anyone.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pgfiles_vfs::Vfs;
+use tokio::time::{Instant, Sleep};
+
+/// A task that is not woken for so long is given up, even while others go on.
+const PATIENCE_MAX: Duration = Duration::from_secs(2 * 3600);
+
+/// An operation that ends when it is done or stuck. The one that is stuck is dropped, which answers EIO.
+pub(crate) struct Watched<F> {
+    operation: Pin<Box<F>>,
+    vfs: Arc<Vfs>,
+    what: &'static str,
+    look: Pin<Box<Sleep>>,
+    /// When it was last woken.
+    woken: Instant,
+    /// When it was last looked at, and what the store had done by then.
+    looked: (Instant, Option<u64>),
+}
+
+impl<F: Future<Output = ()>> Watched<F> {
+    /// Must be called inside a Tokio runtime.
+    pub fn new(vfs: Arc<Vfs>, what: &'static str, operation: Pin<Box<F>>) -> Self {
+        let now = Instant::now();
+        let look = Box::pin(tokio::time::sleep(vfs.config().stalled_after));
+        let looked = (now, vfs.at_rest());
+        Self { operation, vfs, what, look, woken: now, looked }
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        let at_rest = self.vfs.at_rest();
+        let nothing_happens = at_rest.is_some() && at_rest == self.looked.1 && self.woken <= self.looked.0;
+        nothing_happens || now.duration_since(self.woken) > PATIENCE_MAX
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.operation.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut by_timer = false;
+        while self.look.as_mut().poll(context).is_ready() {
+            by_timer = true;
+            let now = Instant::now();
+            if self.is_stuck(now) {
+                let seconds = now.duration_since(self.woken).as_secs();
+                tracing::error!(operation = self.what, seconds, "makes no progress; answered with EIO");
+                return Poll::Ready(());
+            }
+            self.looked = (now, self.vfs.at_rest());
+            let next = now + self.vfs.config().stalled_after;
+            self.look.as_mut().reset(next);
+        }
+        if !by_timer {
+            self.woken = Instant::now();
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgfiles_store::clock::SystemClock;
+    use pgfiles_store::mem::MemStore;
+    use pgfiles_testkit::fault::{Call, Fault, FaultStore};
+    use pgfiles_vfs::{InodeNo, VfsConfig};
+
+    const LIMIT: Duration = Duration::from_millis(200);
+
+    fn vfs() -> (Arc<FaultStore>, Arc<Vfs>) {
+        let store = Arc::new(FaultStore::new(Arc::new(MemStore::new())));
+        let config = VfsConfig { stalled_after: LIMIT, ..VfsConfig::new(pgfiles_store::Prefix::default(), "test") };
+        (store.clone(), Vfs::new(store, Arc::new(Duration::ZERO), config, Arc::new(SystemClock)))
+    }
+
+    #[tokio::test]
+    async fn who_is_never_woken_is_given_up() {
+        let began = Instant::now();
+        Watched::new(vfs().1, "read", Box::pin(std::future::pending())).await;
+        assert!(began.elapsed() >= LIMIT);
+    }
+
+    #[tokio::test]
+    async fn who_is_woken_goes_on() {
+        let (done, told) = tokio::sync::oneshot::channel();
+        let slow = async {
+            for _ in 0..20 {
+                tokio::time::sleep(LIMIT / 4).await;
+            }
+            let _ = done.send(());
+        };
+        Watched::new(vfs().1, "fsync", Box::pin(slow)).await;
+        told.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_never_answers_is_not_waited_for_for_ever() {
+        let (store, vfs) = vfs();
+        store.plan(Some(Call::Lookup), 0, Fault::Hold, 1);
+        let (done, told) = tokio::sync::oneshot::channel();
+        let asking = vfs.clone();
+        let lookup = async move { drop(done.send(asking.lookup(InodeNo(1), b"a").await.map(drop))) };
+        Watched::new(vfs, "lookup", Box::pin(lookup)).await;
+        assert!(told.await.unwrap().is_err());
+    }
+}
