@@ -49,9 +49,7 @@ pub enum FuseError {
     #[error("no /dev/fuse: load the kernel module `fuse`, or give the container the device (--device /dev/fuse)")]
     NoDevice,
     /// `/dev/fuse` may be opened by root only, and so `fusermount3` cannot help.
-    #[error(
-        "/dev/fuse is not open to this user (mode {0:04o}): ask root for `chmod 666 /dev/fuse`, or mount as root"
-    )]
+    #[error("/dev/fuse is not open to this user (mode {0:04o}): ask root for `chmod 666 /dev/fuse`, or mount as root")]
     DeviceForbidden(u32),
     /// Mounting failed.
     #[error("cannot mount on {0}: {1}")]

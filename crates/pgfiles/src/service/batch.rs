@@ -4,14 +4,11 @@
 //! bounds; [`Service::batch`] commits. Lines are counted from 1, blank ones included.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use pgfiles_store::batch::{Batch, Copy, Delete, Durability, Op, Outcome, Put, RemoveDir, Rename, RenameDir, Restore, SetAttr};
-use pgfiles_store::store::{HEARTBEAT_SECONDS, Maintenance};
 use pgfiles_store::version::AttrPatch;
 use pgfiles_store::{Key, Kind, Meta, Precondition, Prefix, VersionNo};
 use serde::{Deserialize, Serialize};
@@ -25,10 +22,6 @@ use crate::exit::{Failure, Result};
 pub const STEPS_MAX: usize = 250_000;
 /// The most bytes of contents in a batch.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
-/// The most bytes of contents that are kept in one row each (up to 256 KiB): they are sent in one request.
-pub const INLINE_BYTES_MAX: usize = 48 << 20;
-/// Rows of large contents go ahead of the transaction in requests of this size.
-const AHEAD_BYTES: usize = 4 << 20;
 
 /// One line of a batch, as a user writes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -179,8 +172,6 @@ pub struct Steps {
     /// What to say of each line: number, op, path, and the index of the operation that it is about.
     said: Vec<(u64, String, String, usize)>,
     payload: usize,
-    /// Of these, bytes that are not in rows of chunks.
-    inline: usize,
     changed: Vec<Key>,
 }
 
@@ -192,7 +183,6 @@ impl Steps {
     pub fn add(&mut self, number: u64, step: &Step, service: &Service) -> Result<()> {
         let ops = operations(step, service).map_err(|why| at_line(number, Failure::usage(why)))?;
         self.payload += ops.iter().map(Op::payload).sum::<usize>();
-        self.inline += ops.iter().filter(|op| !is_body(op)).map(Op::payload).sum::<usize>();
         self.lines.extend(std::iter::repeat_n(number, ops.len()));
         self.ops.extend(ops);
         self.said.push((number, step.op.clone(), step.path.clone(), self.ops.len() - 1));
@@ -205,33 +195,7 @@ impl Steps {
         if self.payload > PAYLOAD_BYTES_MAX {
             return Err(at_line(number, Failure::usage("a batch carries at most 1 GiB: split it")));
         }
-        if self.inline > INLINE_BYTES_MAX {
-            let why = "files of up to 256 KiB are at most 48 MiB together in a batch: split it";
-            return Err(at_line(number, Failure::usage(why)));
-        }
         Ok(())
-    }
-}
-
-impl Steps {
-    /// Takes out the rows of contents, each with its line.
-    fn take_bodies(&mut self) -> Vec<(Op, u64)> {
-        let mut bodies = Vec::new();
-        let mut place = Vec::with_capacity(self.ops.len());
-        let (ops, lines) = (std::mem::take(&mut self.ops), std::mem::take(&mut self.lines));
-        for (op, line) in ops.into_iter().zip(lines) {
-            place.push(self.ops.len());
-            if is_body(&op) {
-                bodies.push((op, line));
-            } else {
-                self.ops.push(op);
-                self.lines.push(line);
-            }
-        }
-        for (.., at) in &mut self.said {
-            *at = place.get(*at).copied().unwrap_or(*at);
-        }
-        bodies
     }
 }
 
@@ -242,71 +206,25 @@ pub fn at_line(number: u64, failure: Failure) -> Failure {
 }
 
 impl Service {
-    /// Commits the steps, all or none. The rows of large contents go ahead where they are many: no version refers to
-    /// them before the one transaction that all steps are, and without that they are swept.
+    /// Commits the steps, all or none.
     ///
     /// # Errors
     /// What the store says, with the line.
-    pub async fn batch(&self, mut steps: Steps) -> Result<Answer> {
-        if steps.ops.is_empty() {
-            return Ok(Answer { value: json!([]), changed: steps.changed });
-        }
-        let ahead = if steps.payload - steps.inline > AHEAD_BYTES { steps.take_bodies() } else { Vec::new() };
-        let beat = if ahead.is_empty() { None } else { Some(self.send_ahead(ahead).await?) };
+    pub async fn batch(&self, steps: Steps) -> Result<Answer> {
         let Steps { ops, lines, said, changed, .. } = steps;
-        let done = self.commit(ops, &lines, Durability::Sync).await;
-        if let Some(mount) = beat {
-            self.maintain(&mount, Maintenance::Leave).await;
+        if ops.is_empty() {
+            return Ok(Answer { value: json!([]), changed });
         }
-        let outcomes = done?;
-        let value = said.iter().map(|(line, op, path, at)| answer(*line, op, path, outcomes.get(*at))).collect();
-        Ok(Answer { value, changed })
-    }
-
-    async fn commit(&self, ops: Vec<Op>, lines: &[u64], durability: Durability) -> Result<Vec<Outcome>> {
+        let durability = Durability::Sync;
         let batch = Batch { ops, durability, by: self.by.clone(), life: None, again: false };
-        self.store.commit(batch).await.map_err(|error| {
+        let outcomes = self.store.commit(batch).await.map_err(|error| {
             let line = error.op().and_then(|index| lines.get(index)).copied();
             let failure = Failure::from(error);
             line.map_or(failure.clone(), |line| at_line(line, failure))
-        })
+        })?;
+        let value = said.iter().map(|(line, op, path, at)| answer(*line, op, path, outcomes.get(*at))).collect();
+        Ok(Answer { value, changed })
     }
-
-    /// Commits rows of contents, in order, as those of a mount of their own that beats meanwhile, so that nobody sweeps
-    /// them; its name is returned.
-    async fn send_ahead(&self, bodies: Vec<(Op, u64)>) -> Result<Arc<str>> {
-        let mount: Arc<str> = crate::connect::new_id().into();
-        let mut beaten: Option<Instant> = None;
-        let mut bodies = bodies.into_iter().peekable();
-        while bodies.peek().is_some() {
-            if beaten.is_none_or(|at| self.clock.monotonic() - at >= Duration::from_secs(HEARTBEAT_SECONDS)) {
-                self.maintain(&mount, Maintenance::Beat).await;
-                beaten = Some(self.clock.monotonic());
-            }
-            let (mut ops, mut lines, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while let Some((mut op, line)) = bodies.next_if(|_| bytes < AHEAD_BYTES) {
-                if let Op::Body(body) = &mut op {
-                    body.mount = mount.clone();
-                }
-                bytes += op.payload();
-                ops.push(op);
-                lines.push(line);
-            }
-            self.commit(ops, &lines, Durability::Async).await?;
-        }
-        Ok(mount)
-    }
-
-    /// Housekeeping: what it fails to do, expires.
-    async fn maintain(&self, mount: &str, what: Maintenance) {
-        if let Err(error) = self.server.maintain(&self.fence, mount, what).await {
-            tracing::debug!(%error, "housekeeping of a batch");
-        }
-    }
-}
-
-fn is_body(op: &Op) -> bool {
-    matches!(op, Op::Body(_))
 }
 
 fn answer(line: u64, op: &str, path: &str, outcome: Option<&Outcome>) -> Value {

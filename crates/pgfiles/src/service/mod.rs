@@ -14,7 +14,7 @@ mod versions;
 use std::sync::Arc;
 
 use pgfiles_store::clock::Clock;
-use pgfiles_store::{Key, Prefix, Server, Store};
+use pgfiles_store::{Key, Prefix, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -91,8 +91,6 @@ pub trait Talk: Send + Sync {
 pub struct Service {
     /// All reads and writes.
     pub store: Arc<dyn Store>,
-    /// The same server, for housekeeping.
-    pub server: Arc<dyn Server>,
     /// No request leaves it.
     pub fence: Prefix,
     /// `meta.by` of what is written.
