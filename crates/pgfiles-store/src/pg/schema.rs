@@ -299,7 +299,11 @@ fn said(error: Error) -> StoreError {
                 _ => Kind::Other,
             };
             let detail = db.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-            (kind, format!("the server refused the schema: {}{detail}", db.message()))
+            let remedy = match kind {
+                Kind::Forbidden => "; GRANT CREATE ON that schema to this role, or let its owner run `pgfiles init`",
+                _ => "",
+            };
+            (kind, format!("the server refused the schema: {}{detail}{remedy}", db.message()))
         }
         None if error.is_closed() => (Kind::Unavailable, "the connection was lost while the schema was made".to_owned()),
         None => (Kind::Unavailable, format!("the schema could not be made: {error}")),

@@ -97,7 +97,8 @@ fn sentence(db: &DbError, code: &str, place: &Place, what: &str) -> String {
     match kind_of(code) {
         _ if code.starts_with("PF") => said.to_owned(),
         Kind::NotInitialised if code == "3D000" => {
-            format!("{server} has no database {dbname}: create it, or name another in the DSN")
+            let steps = format!("`CREATE DATABASE {dbname}` there and run `pgfiles init`");
+            format!("{server} has no database {dbname}: {steps}, or name another in the DSN")
         }
         Kind::NotInitialised => {
             format!("the database {dbname} on {server} is not ready for pgfiles ({said}): run `pgfiles init`")

@@ -56,7 +56,7 @@ async fn what_is_missing_is_named() {
     database.connect().await.batch_execute("CREATE TABLE pgfiles ()").await.unwrap();
     refused(&database.dsn(), Kind::NotInitialised, &["lacks its functions", "pgfiles init"]).await;
     let other = database.dsn().replace(database.name(), "nowhere");
-    refused(&other, Kind::NotInitialised, &["no database nowhere", "create it"]).await;
+    refused(&other, Kind::NotInitialised, &["no database nowhere", "CREATE DATABASE"]).await;
 }
 
 #[tokio::test]

@@ -141,10 +141,15 @@ pub(super) fn check_fuse() -> Result<()> {
         return Err(Failure::failed("this release mounts on Linux only; commands without a mount work here"));
     }
     let device = Path::new("/dev/fuse");
-    let remedy = "on a machine: `modprobe fuse`; in a container: run it with `--device /dev/fuse --cap-add SYS_ADMIN`";
+    let container = "in a container: run it with `--device /dev/fuse --cap-add SYS_ADMIN`";
+    let mut remedy = format!("on a machine: `modprobe fuse`; {container}");
     if let Err(error) = std::fs::File::options().read(true).write(true).open(device) {
         let why = match error.kind() {
             std::io::ErrorKind::NotFound => "there is no /dev/fuse".to_owned(),
+            std::io::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
+                remedy = "ask root for `chmod 666 /dev/fuse`, or mount as root".to_owned();
+                "/dev/fuse may not be opened by this user".to_owned()
+            }
             _ => format!("/dev/fuse cannot be opened: {}", crate::exit::plain(&error)),
         };
         return Err(Failure::failed(format!("{why}; {remedy}")));

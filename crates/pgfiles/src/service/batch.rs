@@ -139,6 +139,10 @@ impl Step {
     /// The file cannot be read, in words.
     pub fn load(&mut self) -> std::result::Result<(), String> {
         if let Some(file) = self.file.take() {
+            let size = std::fs::metadata(&file).map_or(0, |meta| meta.len());
+            if size > PAYLOAD_BYTES_MAX as u64 {
+                return Err(format!("{file} has {size} bytes, and a batch carries at most 1 GiB: write it through a mount"));
+            }
             let data = std::fs::read(&file).map_err(|error| format!("cannot read {file}: {}", crate::exit::plain(&error)))?;
             self.data_base64 = Some(BASE64.encode(data));
         }

@@ -1,5 +1,7 @@
 //! `batch`, `version`, `restore`, `purge` without a mount.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::json;
 
 use crate::user::User;
@@ -112,6 +114,33 @@ fn a_batch_may_have_a_hundred_thousand_lines() {
     let said = user.feed(["batch"], text.as_bytes()).ok();
     assert_eq!(said.lines().count(), 100_000);
     assert_eq!(user.sql("SELECT count(*) FROM pgfiles_live"), ["100000"]);
+}
+
+/// More than the store sends in one request; all or nothing nevertheless.
+#[test]
+fn a_batch_may_carry_large_files() {
+    let user = User::with_table();
+    let large: Vec<u8> = (0..40u32 << 20).map(|at| (at >> 7) as u8).collect();
+    std::fs::write(user.home.path().join("large"), &large).unwrap();
+    let puts = "{\"op\":\"put\",\"path\":\"a\",\"file\":\"large\"}\n{\"op\":\"put\",\"path\":\"b\",\"file\":\"large\"}\n";
+    let refused = format!("{puts}{{\"op\":\"delete\",\"path\":\"missing\"}}\n");
+    user.feed(["batch"], refused.as_bytes()).fails(3, &["line 3", "nothing was changed"]);
+    assert_eq!(user.sql("SELECT count(*) FROM pgfiles"), ["0"]);
+    user.feed(["batch"], puts.as_bytes()).ok();
+    let right = "SELECT count(*) FROM pgfiles_live WHERE sha256(pgfiles_read(key)) = sha256(pg_read_binary_file($1))";
+    let right = right.replace("$1", &format!("'{}'", user.home.path().join("large").display()));
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(user.home.path(), all).unwrap();
+    assert_eq!(user.sql(&right), ["2"]);
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_refused() {
+    let user = User::with_table();
+    let hole = std::fs::File::create(user.home.path().join("hole")).unwrap();
+    hole.set_len(3 << 30).unwrap();
+    let line = br#"{"op":"put","path":"a","file":"hole"}"#;
+    user.feed(["batch"], line).fails(2, &["line 1", "1 GiB", "nothing was changed"]);
 }
 
 #[test]

@@ -276,3 +276,83 @@ fn no_dev_fuse() {
     hide("mount --bind /dev/null /dev/fuse && mount -o remount,bind,nodev /dev/fuse")
         .fails(1, &["/dev/fuse", "--device /dev/fuse"]);
 }
+
+/// A user who is not root, in a home of their own; `None` where this is not root to begin with. `allowed`: with a
+/// /dev/fuse that they may open, in a mount namespace of its own.
+fn as_nobody(user: &User, allowed: bool, script: &str) -> crate::user::Ran {
+    let home = user.home.path();
+    let device = home.with_extension("fuse");
+    let prepare = format!("mknod {0} c 10 229 && chmod 666 {0} && mount --bind {0} /dev/fuse && rm {0}", device.display());
+    let ordinary = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let prepare = if allowed { prepare } else { "true".to_owned() };
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", &format!("{prepare} && {ordinary} sh -ec '{script}'")]);
+    let like = user.command([""; 0]);
+    command.env_clear().envs(like.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(home);
+    command.env("P", crate::user::PROGRAM);
+    finish(command)
+}
+
+/// Whether the tests as another user can run; prints why they are skipped where not.
+fn can_be_nobody() -> bool {
+    let can = rustix::process::geteuid().is_root() && can_mount();
+    if !can {
+        eprintln!("skipped, because becoming another user takes root");
+    }
+    can
+}
+
+fn own_by_nobody(path: &Path) {
+    std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+}
+
+#[test]
+fn a_mount_point_of_somebody_else_is_refused() {
+    if !can_be_nobody() {
+        return;
+    }
+    let user = User::with_table();
+    own_by_nobody(user.home.path());
+    user.dir("theirs");
+    let said = as_nobody(&user, true, "$P mount theirs");
+    said.fails(1, &["theirs", "belongs to another user", "of your own"]);
+    user.dir("theirs/locked");
+    fs::set_permissions(user.dir("theirs"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    as_nobody(&user, true, "$P mount theirs/locked").fails(1, &["theirs/locked", "permission denied"]);
+}
+
+#[test]
+fn an_ordinary_user_without_the_device_is_told_what_to_ask_for() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !can_be_nobody() {
+        return;
+    }
+    if fs::metadata("/dev/fuse").unwrap().permissions().mode() & 0o006 != 0 {
+        eprintln!("skipped, because everybody may open /dev/fuse here");
+        return;
+    }
+    let user = User::with_table();
+    own_by_nobody(user.home.path());
+    own_by_nobody(&user.dir("mnt"));
+    as_nobody(&user, false, "$P mount mnt").fails(1, &["/dev/fuse", "chmod 666 /dev/fuse"]);
+}
+
+#[test]
+fn an_ordinary_user_mounts_and_unmounts() {
+    let helper = std::process::Command::new("fusermount3").arg("--version").output();
+    if !can_be_nobody() || helper.is_err() {
+        return;
+    }
+    let user = User::with_table();
+    own_by_nobody(user.home.path());
+    own_by_nobody(&user.dir("mnt"));
+    let script = "$P mount mnt && echo hello >mnt/a && mkdir mnt/d && mv mnt/a mnt/d/a && cat mnt/d/a && stat -c %u mnt/d/a \
+        && $P version d/a --json >/dev/null && $P status >/dev/null && $P unmount mnt && ls mnt && echo unmounted";
+    let said = as_nobody(&user, true, script).ok();
+    assert_eq!(said, "hello\n65534\nunmounted\n");
+    assert_eq!(user.sql("SELECT convert_from(pgfiles_read('d/a'), 'UTF8')"), ["hello\n"]);
+    // A daemon that was killed leaves a mount that its owner can take away.
+    let script = "$P mount mnt && kill -9 $($P status --json | sed -n \"s/.*\\\"pid\\\": *\\([0-9]*\\).*/\\1/p\" | head -n 1) \
+        && while stat mnt/d 2>/dev/null >&2; do sleep 0.05; done; $P mount mnt && cat mnt/d/a && $P unmount mnt";
+    assert_eq!(as_nobody(&user, true, script).ok(), "hello\n");
+}
