@@ -17,6 +17,9 @@ pub enum Kind {
     NotEmpty,
     /// The request itself is wrong (a bad key, a version that is a tombstone, a directory under itself).
     Invalid,
+    /// The version would refer to rows of a body that are not there any more: they were purged, or replaced by whoever
+    /// writes the version that has them.
+    BodyGone,
     /// The server cannot be reached, is starting, stopping, or out of connections: worth another try.
     Unavailable,
     /// Serialization failure or deadlock: worth another try at once.

@@ -32,6 +32,8 @@ pub(crate) struct Data {
     pub of: Option<VersionId>,
     /// Nothing but a creation or a truncation is unpublished.
     pub trivial: bool,
+    /// The size of that row's content when changes started from it.
+    pub base_size: u64,
     /// All that changed since the row in `of` was put after this offset, which was the end.
     pub appended_from: Option<u64>,
     /// The version in progress: what this mount published and may replace.
@@ -43,6 +45,8 @@ pub(crate) struct Data {
     pub rows: Rows,
     /// A failure that nobody was told of yet.
     pub error: Option<VfsError>,
+    /// What is unpublished lacks bytes that are nowhere any more: to be told when it is published.
+    pub lost: Option<VfsError>,
     /// Someone was told that what is unpublished now could not be published.
     pub told: bool,
     /// What this file adds to the mount's dirty bytes.

@@ -90,7 +90,7 @@ impl From<StoreError> for VfsError {
             Kind::NoSpace => Self::NoSpace,
             Kind::ReadOnly => Self::ReadOnly,
             Kind::Forbidden => Self::AccessDenied(error),
-            Kind::Corrupt => Self::Corrupt(error),
+            Kind::Corrupt | Kind::BodyGone => Self::Corrupt(error),
             Kind::Unavailable | Kind::Retry | Kind::ServerChanged => Self::Unavailable(error),
             // Unauthorized, NotInitialised, Unsupported, Other, and what a later release adds.
             _ => Self::Io(error),

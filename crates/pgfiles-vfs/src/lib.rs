@@ -26,6 +26,7 @@ mod patience;
 mod publish;
 mod read_ahead;
 mod recover;
+mod rewrite;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

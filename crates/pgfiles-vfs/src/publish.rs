@@ -28,7 +28,7 @@ pub(crate) const TRIVIAL_AFTER: Duration = Duration::from_millis(50);
 /// How long the times of a directory may be ahead of its marker.
 const DIR_TIMES_AFTER: Duration = Duration::from_secs(1);
 /// How often an append is put behind another client's before it gives up.
-const REBASES_MAX: usize = 20;
+pub(crate) const REBASES_MAX: usize = 20;
 
 /// What has to be published, and by when.
 #[derive(Default, Clone)]
@@ -217,6 +217,19 @@ impl Vfs {
                         break Err(error);
                     }
                 }
+                // What it builds on is gone. What was only appended goes behind what is there now.
+                Err(error @ VfsError::Corrupt(_)) if !data.content.is_clean() && tries < REBASES_MAX => {
+                    tries += 1;
+                    let mended = match data.appended_from {
+                        Some(_) if tries == 1 => self.rebase(inode, data, &facts, &key).await,
+                        Some(_) | None => self.rewrite(inode, data, &key, error).await,
+                    };
+                    match mended {
+                        Err(VfsError::Corrupt(_)) if tries == 1 => {}
+                        Err(error) => break Err(error),
+                        Ok(()) => {}
+                    }
+                }
                 Err(error) => break Err(error),
             }
         };
@@ -228,7 +241,10 @@ impl Vfs {
                 self.due().files.insert(inode.no, (at, Some(error.clone())));
             }
         }
-        result
+        match result.is_ok().then(|| data.lost.take()).flatten() {
+            Some(error) => Err(error),
+            None => result,
+        }
     }
 
     /// One publication.

@@ -81,7 +81,7 @@ impl Transaction<'_> {
             self.rows.remove_versions(&[old.id]);
         }
         if let Some(row) = self.rows.get(op.id).filter(|row| !self.rows.is_whole(row)) {
-            return Err(StoreError::new(Kind::Invalid, format!("{:?}: body rows that it refers to are gone", row.key)));
+            return Err(StoreError::new(Kind::BodyGone, format!("{:?}: body rows that it refers to are gone", row.key)));
         }
         if let Some(lineage) = extended.and_then(|old| old.uuid("lin")) {
             let used = self.rows.referred(lineage);

@@ -18,6 +18,7 @@ pub fn kind_of(code: &str) -> Kind {
         "PF004" => Kind::Invalid,
         "PF005" => Kind::ServerChanged,
         "PF006" => Kind::Unsupported,
+        "PF007" => Kind::BodyGone,
         // Serialization failure, deadlock, a lock that was not to be had, a race for the same row.
         "40001" | "40P01" | "55P03" | "23505" => Kind::Retry,
         "53100" => Kind::NoSpace,
@@ -223,6 +224,7 @@ mod tests {
         for (code, kind) in [
             ("PF001", Kind::NotFound),
             ("PF005", Kind::ServerChanged),
+            ("PF007", Kind::BodyGone),
             ("53300", Kind::Unavailable),
             ("57P01", Kind::Unavailable),
             ("57P03", Kind::Unavailable),

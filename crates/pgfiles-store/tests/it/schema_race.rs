@@ -181,7 +181,7 @@ async fn a_chunk_that_is_published_while_its_lineage_is_purged_is_refused_or_who
         });
         purge.await.unwrap();
         match publish.await.unwrap() {
-            Err(code) => assert_eq!(code, "PF004"),
+            Err(code) => assert_eq!(code, "PF007"),
             Ok(_) => {
                 let read = client.query_one("SELECT pgfiles_read('a/two')", &[]).await.unwrap();
                 assert_eq!(read.get::<_, Vec<u8>>(0), b"bytes");

@@ -92,7 +92,7 @@ pub async fn references_stay_in_their_lineage(t: Tester) {
     thief.data = None;
     match t.run(Op::Put(thief)).await {
         Ok(outcome) => assert_eq!(refused(t.try_bytes(&outcome.head.unwrap()).await), Kind::Corrupt),
-        Err(error) => assert_eq!(error.kind(), Kind::Invalid),
+        Err(error) => assert_eq!(error.kind(), Kind::BodyGone),
     }
 }
 
@@ -108,7 +108,7 @@ pub async fn missing_rows_are_corrupt(t: Tester) {
 pub async fn a_body_that_is_gone_is_refused(t: Tester) {
     let manifest = Manifest { chunk: CHUNK, entries: vec![Some(id())] };
     let put = put_of_manifest("a", SystemClock.lineage(), &manifest, 10, layout::encode(&manifest.entries));
-    assert_eq!(refused(t.run(Op::Put(put)).await), Kind::Invalid);
+    assert_eq!(refused(t.run(Op::Put(put)).await), Kind::BodyGone);
     assert!(t.entry("a").await.is_none());
 }
 

@@ -15,7 +15,7 @@ use crate::inode::Inode;
 use crate::read_ahead;
 
 /// How often a reader goes on with the next version when the one that it reads is replaced by its writer.
-const REPLACED_MAX: u32 = 20;
+pub(crate) const REPLACED_MAX: u32 = 20;
 
 impl Vfs {
     /// At most `len` bytes from `offset`; fewer only at the end.
@@ -56,7 +56,7 @@ impl Vfs {
 
     /// Whether the version that a clean content stands for was in progress and is replaced by now, by the mount that
     /// writes it; then the newer one is taken over.
-    async fn was_replaced(&self, inode: &Inode, data: &mut Data) -> Result<bool> {
+    pub(crate) async fn was_replaced(&self, inode: &Inode, data: &mut Data) -> Result<bool> {
         let key = {
             let table = self.table();
             let node = table.node(inode.no)?;

@@ -13,6 +13,15 @@ use crate::buffer::{Chunked, Content, Data, SPILL_BYTES, check_size, chunk_for};
 use crate::error::{Result, VfsError};
 use crate::handle::HandleId;
 use crate::inode::Inode;
+use crate::ops::read::REPLACED_MAX;
+
+/// A change of the content.
+enum Edit<'b> {
+    /// Bytes at an offset, or at the end.
+    Write { at: Option<u64>, bytes: &'b [u8] },
+    /// Another size.
+    Size(u64),
+}
 
 /// A large body that lies in one row is taken over in pieces of this size.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -37,12 +46,11 @@ impl Vfs {
         let mut data = inode.data.lock().await;
         let data = &mut *data;
         self.settle(inode, data);
-        let (size, key) = self.size_and_key(inode)?;
-        let offset = if file.mode.append { size } else { offset };
-        self.begin(inode, data, &key, (offset >= size).then_some(size)).await?;
-        self.modify(&key, data, offset, &bytes).await?;
+        let (_, key) = self.size_and_key(inode)?;
+        let at = (!file.mode.append).then_some(offset);
+        let size = self.change(inode, data, &key, Edit::Write { at, bytes: &bytes }).await?;
         data.trivial = false;
-        self.changed_content(inode, data, size.max(offset + bytes.len() as u64), kill);
+        self.changed_content(inode, data, size, kill);
         if let Content::Chunked(chunked) = &mut data.content
             && chunked.dirty.len() as u64 * u64::from(chunked.manifest.chunk) >= 2 * SPILL_BYTES as u64
         {
@@ -64,20 +72,58 @@ impl Vfs {
         Ok((node.facts.size, table.key_of(inode.no).or_else(|_| nameless())?))
     }
 
+    /// Carries out a change of the content and says which size it has then. Where what the content builds on is gone, the
+    /// change is made to what is there now.
+    async fn change(&self, inode: &Inode, data: &mut Data, key: &Key, edit: Edit<'_>) -> Result<u64> {
+        let mut tries = 0;
+        loop {
+            let changed = self.try_change(inode, data, key, &edit).await;
+            tries += 1;
+            match changed {
+                Err(error @ VfsError::Corrupt(_)) if tries < REPLACED_MAX => self.mend(inode, data, key, error).await?,
+                changed => return changed,
+            }
+        }
+    }
+
+    async fn try_change(&self, inode: &Inode, data: &mut Data, key: &Key, edit: &Edit<'_>) -> Result<u64> {
+        let (size, _) = self.size_and_key(inode)?;
+        match *edit {
+            Edit::Write { at, bytes } => {
+                let offset = at.unwrap_or(size);
+                self.begin(inode, data, key, (offset >= size).then_some(size)).await?;
+                self.modify(key, data, offset, bytes).await?;
+                Ok(size.max(offset + bytes.len() as u64))
+            }
+            Edit::Size(size) => {
+                self.begin(inode, data, key, None).await?;
+                self.make_chunked(key, data, size)?;
+                match &mut data.content {
+                    Content::Clean(_) => return Err(VfsError::Stale),
+                    Content::Whole(whole) => whole.resize(size as usize, 0),
+                    Content::Chunked(chunked) => chunked.resize(&*self.store, size, &mut data.rows).await?,
+                }
+                Ok(size)
+            }
+        }
+    }
+
     /// Before a change: the content is loaded, and what kind of change it is noted. `appends`: the end that it is put
     /// behind.
     async fn begin(&self, inode: &Inode, data: &mut Data, key: &Key, appends: Option<u64>) -> Result<()> {
-        let (ahead, row) = {
-            let table = self.table();
-            let node = table.node(inode.no)?;
-            (node.pending || node.dirty, node.facts.row.map(|(id, _)| id))
-        };
         if data.content.is_clean() {
             self.body(inode, data).await?;
             self.thaw(key, data).await?;
         }
+        // Only now: the content may have been found replaced.
+        let (ahead, row, size) = {
+            let table = self.table();
+            let node = table.node(inode.no)?;
+            (node.pending || node.dirty, node.facts.row.map(|(id, _)| id), node.facts.size)
+        };
         if !ahead {
             data.of = row;
+            data.base_size = size;
             data.appended_from = appends;
         } else if appends.is_none() {
             data.appended_from = None;
@@ -168,13 +214,7 @@ impl Vfs {
             data.rows.garbage.extend(own);
             data.content = Content::Whole(Vec::new());
         } else {
-            self.begin(inode, data, &key, None).await?;
-            self.make_chunked(&key, data, size)?;
-            match &mut data.content {
-                Content::Clean(_) => return Err(VfsError::Stale),
-                Content::Whole(whole) => whole.resize(size as usize, 0),
-                Content::Chunked(chunked) => chunked.resize(&*self.store, size, &mut data.rows).await?,
-            }
+            self.change(inode, data, &key, Edit::Size(size)).await?;
             data.trivial = false;
         }
         data.appended_from = None;

@@ -9,6 +9,7 @@ use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::error::Kind as StoreKind;
 use pgfiles_store::layer::{Stack, StackConfig};
 use pgfiles_store::mem::MemStore;
+use pgfiles_store::store::{Purge, PurgeScope};
 use pgfiles_store::version::Head;
 use pgfiles_store::{Key, Prefix, Store as _};
 use pgfiles_testkit::fault::{Call, Fault, FaultStore};
@@ -484,6 +485,97 @@ async fn directory_times_are_persisted() {
     assert_eq!(bench.vfs.getattr(dir).await.unwrap().attr.mtime, shown);
     assert_eq!(bench.versions("d/").await[0].meta.mtime, Some(shown));
     assert_eq!(bench.versions("d/").await.len(), 1);
+}
+
+/// Bytes that differ everywhere.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n / 7 % 251) as u8 + 1).collect()
+}
+
+async fn purge(bench: &Bench, name: &str) {
+    let scope = PurgeScope::Key(Key::new(&format!("p/{name}")).unwrap());
+    let purge = Purge { scope, keep: None, older_than: None, dead: false, dry_run: false };
+    assert!(bench.server.purge(&purge).await.unwrap().body_rows > 0);
+}
+
+#[tokio::test]
+async fn purged_while_it_is_written_it_is_written_whole() {
+    for (mode, offset) in [(WRITE, 100), (APPEND, 900_000)] {
+        let bench = Bench::new();
+        let mut expected = pattern(900_000);
+        let ino = bench.put("f", &expected).await;
+        let file = bench.vfs.open(ino, mode, ROOT).await.unwrap();
+        bench.write(file.handle, offset as u64, b"new").await;
+        purge(&bench, "f").await;
+        bench.close(file.handle).await;
+        expected.truncate(expected.len().max(offset));
+        expected.resize(expected.len().max(offset + 3), 0);
+        expected[offset..offset + 3].copy_from_slice(b"new");
+        let cold = Bench::over(bench.server.clone(), |_| {});
+        assert!(cold.read("f").await == expected);
+        assert_eq!(bench.versions("f").await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_gone_are_told_once() {
+    let bench = Bench::new();
+    let base = pattern(900_000);
+    let ino = bench.put("f", &base).await;
+    bench.stack.cache.clear().await;
+    let file = bench.vfs.open(ino, WRITE, ROOT).await.unwrap();
+    bench.write(file.handle, 300_000, b"new").await;
+    purge(&bench, "f").await;
+    bench.stack.cache.clear().await;
+    assert!(matches!(bench.vfs.flush_handle(file.handle).await, Err(VfsError::Corrupt(_))));
+    bench.close(file.handle).await;
+    bench.vfs.flush(None).await.unwrap();
+    assert!(bench.vfs.status().errors.is_empty() && bench.vfs.status().waiting.is_empty());
+    let found = bench.read("f").await;
+    assert_eq!((found.len(), &found[300_000..300_003], found[0]), (900_000, &b"new"[..], 0));
+    let kept = found.iter().zip(&base).filter(|(a, b)| a == b).count();
+    assert!(kept >= 1000, "the chunk that was changed is there: {kept}");
+}
+
+#[tokio::test]
+async fn a_base_that_another_mount_extends_is_followed() {
+    // Where the other mount writes, and where this one does: another chunk, the same one, beyond the end.
+    for (theirs, ours, read_before) in
+        [(600_000, 10, true), (10, 50, false), (10, 50, true), (900_000, 10, false), (10, 950_000, false)]
+    {
+        let other = Bench::new();
+        let mut expected = pattern(900_000);
+        let (handle, _) = other.create(InodeNo::ROOT, "f", WRITE).await;
+        other.write(handle, 0, &expected).await;
+        other.vfs.fsync(handle, false).await.unwrap();
+        let bench = Bench::over(other.server.clone(), |_| {});
+        let ino = bench.lookup(InodeNo::ROOT, "f").await.unwrap();
+        let file = bench.vfs.open(ino, WRITE, ROOT).await.unwrap();
+        if read_before {
+            bench.write(file.handle, ours, b"ours").await;
+        } else {
+            bench.vfs.read(file.handle, 400_000, 1).await.unwrap();
+        }
+        other.write(handle, theirs, b"theirs").await;
+        other.vfs.fsync(handle, false).await.unwrap();
+        bench.write(file.handle, ours, b"ours").await;
+        bench.close(file.handle).await;
+        other.close(handle).await;
+        let mut put = |at: u64, bytes: &[u8]| {
+            let (at, end) = (at as usize, at as usize + bytes.len());
+            expected.resize(expected.len().max(end), 0);
+            expected[at..end].copy_from_slice(bytes);
+        };
+        if !(read_before && theirs / 1000 == ours / 1000) {
+            put(theirs, b"theirs");
+        }
+        put(ours, b"ours");
+        let cold = Bench::over(other.server.clone(), |_| {});
+        let found = cold.read("f").await;
+        let differs = found.iter().zip(&expected).position(|(a, b)| a != b);
+        assert_eq!((found.len(), differs), (expected.len(), None), "{theirs} {ours} {read_before}");
+        assert_eq!(bench.versions("f").await.len(), 2);
+    }
 }
 
 /// Waits for a condition, at most ten seconds.

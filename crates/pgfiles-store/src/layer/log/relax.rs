@@ -10,7 +10,7 @@ use crate::layer::cache::heads::touched;
 
 /// Whether another client may be the reason.
 pub fn is_overtaken(kind: Kind) -> bool {
-    matches!(kind, Kind::Conflict | Kind::NotFound | Kind::NotEmpty)
+    matches!(kind, Kind::Conflict | Kind::NotFound | Kind::NotEmpty | Kind::BodyGone)
 }
 
 /// Operations on their way to an acceptance.

@@ -46,7 +46,7 @@ BEGIN
   SELECT count(*) INTO missing FROM @schema@.pgfiles_entries(manifest) e
     WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles b WHERE b.id = e AND b.meta->>'lin' = m->>'lin');
   IF missing > 0 THEN
-    PERFORM @schema@.pgfiles_fail('PF004', n, format('body rows are gone: %s of %s', missing, to_json(k)));
+    PERFORM @schema@.pgfiles_fail('PF007', n, format('body rows are gone: %s of %s', missing, to_json(k)));
   END IF;
 END $$;
 
