@@ -1,0 +1,248 @@
+//! What goes wrong: the daemon killed, the server killed, the server away.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pgfiles_testkit::postgres::{Options, Postgres};
+
+use crate::harness::{Sandbox, eventually, eventually_value, kill_9, pattern};
+
+/// Rounds of a fault: a few in CI, the number with PGFILES_TEST_ROUNDS.
+fn rounds(few: u64) -> u64 {
+    std::env::var("PGFILES_TEST_ROUNDS").map_or(few, |n| n.parse().unwrap())
+}
+
+/// A small, varying length of time without asking a clock: what the fault waits before it strikes.
+fn some_time(seed: u64, at_most_ms: u64) -> Duration {
+    let byte = pattern(seed + 77, 8);
+    Duration::from_millis(u64::from_le_bytes(byte.try_into().unwrap()) % at_most_ms)
+}
+
+/// What a writer did to each file: the content of the last close, and of one that had begun after it.
+#[derive(Default)]
+struct Ledger {
+    closed: HashMap<String, u64>,
+    begun: HashMap<String, u64>,
+    closes: HashMap<String, u64>,
+}
+
+/// Content that tells its own version: half of the files inline, some chunked.
+fn content(seed: u64) -> Vec<u8> {
+    let len = match seed % 16 {
+        0 => 600_000,
+        1 => 0,
+        n => 700 * n as usize,
+    };
+    pattern(seed, len)
+}
+
+/// Four threads that save files over and over, until told to stop or until a save fails.
+struct Load {
+    stop: Arc<AtomicBool>,
+    ledger: Arc<Mutex<Ledger>>,
+    errors: Arc<Mutex<Vec<String>>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(dir: &Path, seed: u64) -> Self {
+        let (stop, ledger, errors) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Ledger>>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let thread = |who: u64| {
+            let (stop, ledger, errors, dir) = (stop.clone(), ledger.clone(), errors.clone(), dir.to_path_buf());
+            std::thread::spawn(move || {
+                for step in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let version = seed * 1_000_000 + who * 100_000 + step;
+                    let name = format!("w{who}-{}", step % 7);
+                    ledger.lock().unwrap().begun.insert(name.clone(), version);
+                    if let Err(why) = fs::write(dir.join(&name), content(version)) {
+                        errors.lock().unwrap().push(format!("{name}: {why}"));
+                        return;
+                    }
+                    let mut ledger = ledger.lock().unwrap();
+                    ledger.closed.insert(name.clone(), version);
+                    *ledger.closes.entry(name).or_default() += 1;
+                }
+            })
+        };
+        let threads = (0..4).map(thread).collect();
+        Self { stop, ledger, errors, threads }
+    }
+
+    fn saves(&self) -> u64 {
+        self.ledger.lock().unwrap().closes.values().sum()
+    }
+
+    fn finish(self) -> (Ledger, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        let ledger = std::mem::take(&mut *self.ledger.lock().unwrap());
+        let errors = std::mem::take(&mut *self.errors.lock().unwrap());
+        (ledger, errors)
+    }
+}
+
+/// Every closed file is there, whole, in its last closed version or the one that was being saved.
+fn check(ledger: &Ledger, dir: &Path) {
+    for (name, &closed) in &ledger.closed {
+        let found = fs::read(dir.join(name)).unwrap_or_else(|why| panic!("{name} was closed and is gone: {why}"));
+        let begun = ledger.begun[name];
+        assert!(found == content(closed) || found == content(begun), "{name}: {} bytes are neither version {closed} nor {begun}", found.len());
+    }
+}
+
+/// `kill -9` of the daemon at random moments under load.
+#[test]
+fn a_killed_daemon_loses_nothing_that_was_closed() {
+    let database = Postgres::shared().database_blocking();
+    let user = Sandbox::new(&database.dsn());
+    let mut ledgers: Vec<(PathBuf, Ledger)> = Vec::new();
+    for round in 0..rounds(12) {
+        let mount = user.mount("a/", "work");
+        for (dir, ledger) in ledgers.iter().rev().take(2) {
+            check(ledger, dir);
+        }
+        let dir = mount.join(format!("r{round}"));
+        fs::create_dir(&dir).unwrap();
+        let daemon = user.daemon(&mount);
+        let load = Load::start(&dir, round + 1);
+        eventually("some saves", || load.saves() > 3);
+        std::thread::park_timeout(some_time(round, 400));
+        kill_9(daemon);
+        let (ledger, errors) = load.finish();
+        assert!(!errors.is_empty() || !ledger.closed.is_empty());
+        ledgers.push((dir, ledger));
+    }
+    let mount = user.mount("a/", "work");
+    for (dir, ledger) in &ledgers {
+        check(ledger, dir);
+        let expected: std::collections::BTreeSet<_> = ledger.begun.keys().cloned().collect();
+        let found: std::collections::BTreeSet<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(found.is_subset(&expected), "{found:?}");
+    }
+    user.unmount(&mount);
+}
+
+/// No version that was acknowledged is missing, none is there twice, and the numbers are dense.
+fn check_versions(user: &Sandbox, prefix: &str, ledger: &Ledger) {
+    let rows = user.sql().rows(&format!(
+        "SELECT substr(key, {} + 1), count(*), max((meta->>'version')::bigint) FROM pgfiles WHERE key ^@ '{prefix}w' GROUP BY key",
+        prefix.len()
+    ));
+    let found: HashMap<String, (u64, u64)> = rows
+        .into_iter()
+        .map(|row| {
+            let number = |column: usize| row[column].as_ref().unwrap().parse::<u64>().unwrap();
+            (row[0].clone().unwrap(), (number(1), number(2)))
+        })
+        .collect();
+    for (name, &closes) in &ledger.closes {
+        assert_eq!(found.get(name), Some(&(closes, closes)), "{name}: one version per close, dense");
+    }
+}
+
+/// All processes of the server killed at once under load, and started again: nobody notices.
+#[test]
+fn a_killed_server_loses_nothing_and_doubles_nothing() {
+    let server = Postgres::start(Options { fsync: true, ..Options::default() });
+    let database = server.database_blocking();
+    let user = Sandbox::new(&database.dsn());
+    let mount = user.mount("a/", "work");
+    let load = Load::start(&mount, 1);
+    for round in 0..rounds(6) {
+        let before = load.saves();
+        eventually("saves go on", || load.saves() > before + 10 || !load.errors.lock().unwrap().is_empty());
+        std::thread::park_timeout(some_time(round, 300));
+        server.kill_all();
+        server.start_again();
+    }
+    let before = load.saves();
+    eventually("saves go on", || load.saves() > before + 10 || !load.errors.lock().unwrap().is_empty());
+    let (ledger, errors) = load.finish();
+    assert_eq!(errors, Vec::<String>::new(), "no error to the program");
+    check(&ledger, &mount);
+    user.unmount(&mount);
+    check_versions(&user, "a/", &ledger);
+    let mount = user.mount("a/", "work");
+    check(&ledger, &mount);
+}
+
+/// Killed right after close and right after fsync.
+#[test]
+fn what_was_just_closed_survives_the_server() {
+    let server = Postgres::start(Options { fsync: true, ..Options::default() });
+    let database = server.database_blocking();
+    let user = Sandbox::new(&database.dsn());
+    let mount = user.mount("a/", "work");
+    for round in 0..rounds(4) {
+        let name = mount.join(format!("f{round}"));
+        fs::write(&name, content(round * 16 + 2)).unwrap();
+        if round % 2 == 1 {
+            fs::File::open(&name).unwrap().sync_all().unwrap();
+        }
+        server.kill_all();
+        server.start_again();
+        fs::write(mount.join(format!("g{round}")), "after").unwrap();
+        let seen = user.sql().one(&format!("SELECT octet_length(pgfiles_read('a/f{round}'))"));
+        assert_eq!(seen, content(round * 16 + 2).len().to_string(), "re-applied before anything later");
+    }
+}
+
+/// The server away for a while: programs wait and never see it.
+#[test]
+fn a_stopped_server_is_waited_for() {
+    let server = Postgres::start(Options::default());
+    let database = server.database_blocking();
+    let user = Sandbox::new(&database.dsn());
+    let mount = user.mount("a/", "work");
+    let load = Load::start(&mount, 1);
+    eventually("some saves", || load.saves() > 20);
+    server.stop_fast();
+    let frozen = eventually_value(Duration::from_secs(20), || {
+        let before = load.saves();
+        std::thread::park_timeout(Duration::from_secs(1));
+        (load.saves() == before).then_some(before)
+    });
+    assert!(frozen.is_some(), "writers wait");
+    let status = user.status(&mount);
+    assert_eq!(status["pid"].as_i64().map(|pid| pid > 0), Some(true), "status answers meanwhile: {status}");
+    std::thread::park_timeout(Duration::from_secs(if rounds(0) > 0 { 10 } else { 2 }));
+    server.start_again();
+    let before = load.saves();
+    eventually("saves go on by themselves", || load.saves() > before + 20 || !load.errors.lock().unwrap().is_empty());
+    let (ledger, errors) = load.finish();
+    assert_eq!(errors, Vec::<String>::new(), "no error to the program");
+    check(&ledger, &mount);
+    user.unmount(&mount);
+    check_versions(&user, "a/", &ledger);
+}
+
+/// Away for longer than the bound: EIO, the data is kept, and it heals by itself.
+#[test]
+fn an_outage_beyond_the_bound_is_an_error_that_heals() {
+    let server = Postgres::start(Options::default());
+    let database = server.database_blocking();
+    let user = Sandbox::new(&database.dsn()).with("PGFILES_RETRY_TIMEOUT", "2s");
+    let mount = user.mount("a/", "work");
+    fs::write(mount.join("before"), "x").unwrap();
+    server.stop_fast();
+    let why = fs::write(mount.join("during"), "kept").unwrap_err();
+    assert_eq!(why.raw_os_error(), Some(libc::EIO), "{why}");
+    let unmount = user.run(["unmount", "--timeout", "1s", mount.to_str().unwrap()]);
+    assert_eq!(unmount.status.code(), Some(1), "unmount says that it can't: {}", String::from_utf8_lossy(&unmount.stderr));
+    assert!(mount.join("before").metadata().is_ok() || user.daemon(&mount) > 0, "the mount stays");
+    server.start_again();
+    eventually("the kept data arrives", || {
+        user.sql().rows("SELECT 1 FROM pgfiles WHERE key = 'a/during' AND data = 'kept'").len() == 1
+    });
+    fs::write(mount.join("after"), "y").unwrap();
+    assert_eq!(fs::read_to_string(mount.join("during")).unwrap(), "kept");
+}

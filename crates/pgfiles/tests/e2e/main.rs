@@ -1,0 +1,12 @@
+//! The product as its users meet it: the real binary, real mounts, a real Postgres, real programs, and what goes wrong.
+//!
+//! Rounds of the fault tests are few here and many in `make faults` (PGFILES_TEST_ROUNDS multiplies them).
+
+#![cfg(target_os = "linux")]
+
+mod faults;
+mod harness;
+mod large;
+mod many_mounts;
+mod real_programs;
+mod versions;
