@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgfiles_testkit::postgres::{Options, Postgres};
 
-use crate::harness::{Sandbox, eventually, eventually_value, kill_9, pattern};
+use crate::harness::{Sandbox, database, eventually, eventually_value, kill_9, pattern};
 
 /// Rounds of a fault: a few in CI, the number with PGFILES_TEST_ROUNDS.
 fn rounds(few: u64) -> u64 {
@@ -102,7 +102,7 @@ fn check(ledger: &Ledger, dir: &Path) {
 /// `kill -9` of the daemon at random moments under load.
 #[test]
 fn a_killed_daemon_loses_nothing_that_was_closed() {
-    let database = Postgres::shared().database_blocking();
+    let database = database(Postgres::shared());
     let user = Sandbox::new(&database.dsn());
     let mut ledgers: Vec<(PathBuf, Ledger)> = Vec::new();
     for round in 0..rounds(12) {
@@ -153,7 +153,7 @@ fn check_versions(user: &Sandbox, prefix: &str, ledger: &Ledger) {
 #[test]
 fn a_killed_server_loses_nothing_and_doubles_nothing() {
     let server = Postgres::start(Options { fsync: true, ..Options::default() });
-    let database = server.database_blocking();
+    let database = database(&server);
     let user = Sandbox::new(&database.dsn());
     let mount = user.mount("a/", "work");
     let load = Load::start(&mount, 1);
@@ -179,7 +179,7 @@ fn a_killed_server_loses_nothing_and_doubles_nothing() {
 #[test]
 fn what_was_just_closed_survives_the_server() {
     let server = Postgres::start(Options { fsync: true, ..Options::default() });
-    let database = server.database_blocking();
+    let database = database(&server);
     let user = Sandbox::new(&database.dsn());
     let mount = user.mount("a/", "work");
     for round in 0..rounds(4) {
@@ -200,7 +200,7 @@ fn what_was_just_closed_survives_the_server() {
 #[test]
 fn a_stopped_server_is_waited_for() {
     let server = Postgres::start(Options::default());
-    let database = server.database_blocking();
+    let database = database(&server);
     let user = Sandbox::new(&database.dsn());
     let mount = user.mount("a/", "work");
     let load = Load::start(&mount, 1);
@@ -229,7 +229,7 @@ fn a_stopped_server_is_waited_for() {
 #[test]
 fn an_outage_beyond_the_bound_is_an_error_that_heals() {
     let server = Postgres::start(Options::default());
-    let database = server.database_blocking();
+    let database = database(&server);
     let user = Sandbox::new(&database.dsn()).with("PGFILES_RETRY_TIMEOUT", "2s");
     let mount = user.mount("a/", "work");
     fs::write(mount.join("before"), "x").unwrap();

@@ -304,3 +304,9 @@ pub fn same_tree(what: &str, left: &Path, right: &std::collections::BTreeMap<Pat
     let differences: Vec<String> = gone.chain(other).take(8).collect();
     assert!(differences.is_empty(), "{what}: {} entries now, {} before\n{}", now.len(), right.len(), differences.join("\n"));
 }
+
+/// A fresh database of a server.
+pub fn database(server: &pgfiles_testkit::postgres::Postgres) -> pgfiles_testkit::postgres::Database {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(server.database())
+}

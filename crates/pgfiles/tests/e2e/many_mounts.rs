@@ -4,7 +4,7 @@ use std::fs;
 
 use pgfiles_testkit::postgres::Postgres;
 
-use crate::harness::Sandbox;
+use crate::harness::{Sandbox, database};
 
 const MOUNTS: usize = 10;
 const SAVES: usize = 30;
@@ -12,7 +12,7 @@ const SAVES: usize = 30;
 /// Version numbers are dense and no version is lost, whoever writes what.
 #[test]
 fn ten_mounts_of_one_prefix_lose_no_version() {
-    let database = Postgres::shared().database_blocking();
+    let database = database(Postgres::shared());
     let users: Vec<Sandbox> = (0..MOUNTS).map(|_| Sandbox::new(&database.dsn())).collect();
     let mounts: Vec<_> = users.iter().map(|user| user.mount("shared/", "work")).collect();
     std::thread::scope(|scope| {
@@ -42,7 +42,7 @@ fn ten_mounts_of_one_prefix_lose_no_version() {
 #[test]
 fn appends_of_several_mounts_all_arrive() {
     use std::io::Write as _;
-    let database = Postgres::shared().database_blocking();
+    let database = database(Postgres::shared());
     let users: Vec<Sandbox> = (0..3).map(|_| Sandbox::new(&database.dsn())).collect();
     let mounts: Vec<_> = users.iter().map(|user| user.mount("shared/", "work")).collect();
     std::thread::scope(|scope| {

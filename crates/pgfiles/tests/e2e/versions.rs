@@ -6,10 +6,10 @@ use std::path::Path;
 
 use pgfiles_testkit::postgres::Postgres;
 
-use crate::harness::{Sandbox, eventually};
+use crate::harness::{Sandbox, database, eventually};
 
 fn user() -> (Sandbox, std::path::PathBuf) {
-    let database = Postgres::shared().database_blocking();
+    let database = database(Postgres::shared());
     let user = Sandbox::new(&database.dsn());
     let mount = user.mount("a/", "work");
     (user, mount)
@@ -87,7 +87,7 @@ fn data_of_a_file_held_open_is_published_in_time() {
 
 #[test]
 fn deleting_and_renaming_lose_nothing() {
-    let database = Postgres::shared().database_blocking();
+    let database = database(Postgres::shared());
     let user = Sandbox::new(&database.dsn()).with("PGFILES_YOUNG_SECONDS", "0");
     let mount = user.mount("a/", "work");
     fs::write(mount.join("f"), "one").unwrap();
@@ -139,7 +139,7 @@ fn attributes_make_no_version() {
 
 #[test]
 fn rows_that_a_backend_writes_are_files() {
-    let database = Postgres::shared().database_blocking();
+    let database = database(Postgres::shared());
     let user = Sandbox::new(&database.dsn()).with("PGFILES_CACHE_METADATA_TTL", "0s");
     let mount = user.mount("a/", "work");
     let sql = user.sql();
