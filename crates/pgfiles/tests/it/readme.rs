@@ -52,13 +52,25 @@ fn the_two_commands_stand_in_the_first_screen() {
     assert!(ci.contains("scripts/test"), "CI calls the second");
 }
 
+/// The pages for people, with their paths from the root.
+fn pages() -> Vec<(PathBuf, String)> {
+    let docs = std::fs::read_dir(root().join("docs")).expect("docs");
+    let docs = docs.map(|entry| Path::new("docs").join(entry.expect("read").file_name()));
+    let all = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "ARCHITECTURE.md"].map(PathBuf::from).into_iter().chain(docs);
+    all.map(|page| (page.clone(), std::fs::read_to_string(root().join(&page)).expect("a page"))).collect()
+}
+
 #[test]
 fn the_links_lead_somewhere() {
-    for (from, text) in
-        [("README.md", readme()), ("CONTRIBUTING.md", std::fs::read_to_string(root().join("CONTRIBUTING.md")).expect("read"))]
-    {
+    for (page, text) in pages() {
+        let from = root().join(page.parent().expect("a directory"));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
-            assert!(link.starts_with("https://") || root().join(link).exists(), "{from}: {link}");
+            assert!(link.starts_with("https://") || from.join(link).exists(), "{}: {link}", page.display());
+        }
+        // Files that are named in the text.
+        for name in text.split('`').skip(1).step_by(2).filter(|name| !name.contains([' ', '*', '<', '{'])) {
+            let is_ours = ["crates/", "docs/", "scripts/", ".ci/"].iter().any(|dir| name.starts_with(dir));
+            assert!(!is_ours || root().join(name).exists(), "{}: {name}", page.display());
         }
     }
 }
