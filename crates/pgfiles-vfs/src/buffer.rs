@@ -14,6 +14,7 @@ use pgfiles_store::version::{Lineage, VersionId};
 use tokio::task::JoinHandle;
 
 use crate::error::{Result, VfsError};
+use crate::handle::HandleId;
 
 /// Body rows that are sent in one batch.
 pub(crate) const SPILL_BYTES: usize = 4 << 20;
@@ -38,8 +39,11 @@ pub(crate) struct Data {
     pub appended_from: Option<u64>,
     /// The version in progress: what this mount published and may replace.
     pub extends: Option<VersionId>,
-    /// A writer was released since `extends` was begun: the next one to open starts a new version.
+    /// A descriptor of `writer` was closed since it published `extends`: what another description changes from now on
+    /// is a version of its own. RELEASE may come long after close(2) returned, so it is not waited for.
     pub seal: bool,
+    /// The description that changed the content last.
+    pub writer: Option<HandleId>,
     /// Handles that may write.
     pub writers: u32,
     pub rows: Rows,
@@ -54,6 +58,28 @@ pub(crate) struct Data {
 }
 
 impl Data {
+    /// A description is about to change the content: begins a version of its own where another's was saved.
+    pub fn changed_by(&mut self, writer: Option<HandleId>) {
+        if self.seal && self.writer != writer {
+            self.finish();
+        }
+        self.writer = writer;
+    }
+
+    /// A descriptor of `handle` is closed, and nothing of it is unpublished.
+    pub fn saved_by(&mut self, handle: HandleId) {
+        if self.writer == Some(handle) {
+            self.seal = self.extends.is_some();
+        }
+    }
+
+    /// The version in progress is history: what comes next is another.
+    pub fn finish(&mut self) {
+        self.seal = false;
+        self.extends = None;
+        self.rows.forget();
+    }
+
     /// Keeps a failure for the next who asks, unless it was told already.
     pub fn keep_error(&mut self, error: VfsError) {
         if !self.told {

@@ -270,7 +270,8 @@ impl Vfs {
             data: (facts.kind == Kind::File).then(|| written.data.clone()),
             expect: match (data.appended_from, data.of) {
                 (Some(_), Some(base)) => Precondition::Head(base),
-                _ => Precondition::Any,
+                (Some(_), None) if pending => Precondition::Absent,
+                (Some(_) | None, _) => Precondition::Any,
             },
             extends: data.extends,
             drops: if data.extends.is_some() { data.rows.garbage.clone() } else { Vec::new() },
@@ -540,6 +541,8 @@ impl Vfs {
         let size = base + (facts.size - from);
         let mut table = self.table();
         if let Ok(node) = table.node_mut(inode.no) {
+            // Not a creation any more: the file is theirs, with their attributes.
+            node.dirty |= std::mem::take(&mut node.pending);
             node.facts = Facts {
                 size,
                 mtime: facts.mtime.max(head.meta.mtime.unwrap_or_default()),

@@ -78,7 +78,8 @@ fn unescape(field: &[u8]) -> PathBuf {
 pub fn is_dead(path: &Path) -> bool {
     let (send, receive) = std::sync::mpsc::channel();
     let path = path.to_owned();
-    std::thread::spawn(move || send.send(std::fs::metadata(path).err().and_then(|error| error.raw_os_error())));
+    // statfs, since the kernel answers a stat of the root from what it remembers.
+    std::thread::spawn(move || send.send(rustix::fs::statvfs(&path).err().map(rustix::io::Errno::raw_os_error)));
     matches!(receive.recv_timeout(ANSWER_WAIT), Ok(Some(libc::ENOTCONN | libc::ECONNABORTED)))
 }
 

@@ -44,14 +44,14 @@ impl Vfs {
         };
         let mut data = inode.data.lock().await;
         if mode.write {
-            if data.seal {
-                data.seal = false;
-                data.extends = None;
-                data.rows.forget();
-            }
             data.writers += 1;
         }
-        let truncated = if mode.truncate { self.truncate(&inode, &mut data, 0, caller).await } else { Ok(()) };
+        let truncated = if mode.truncate {
+            data.changed_by(None);
+            self.truncate(&inode, &mut data, 0, caller).await
+        } else {
+            Ok(())
+        };
         drop(data);
         let handle = self.handles().add_file(inode, mode);
         if let Err(error) = truncated {
@@ -84,11 +84,9 @@ impl Vfs {
         let mut data = file.inode.data.lock().await;
         if file.mode.write {
             data.writers = data.writers.saturating_sub(1);
-            data.seal = data.extends.is_some();
+            data.saved_by(handle);
             if data.writers == 0 {
-                data.seal = false;
-                data.extends = None;
-                data.rows.forget();
+                data.finish();
             }
         }
         let last = {
@@ -130,6 +128,7 @@ impl Vfs {
                 self.publish_told(&file.inode, Durability::Async).await?;
             }
         }
+        file.inode.data.lock().await.saved_by(handle);
         self.take_error(&file.inode).await
     }
 

@@ -38,6 +38,7 @@ impl Vfs {
                     return Err(VfsError::InvalidArgument("only files have a size to be set"));
                 }
             }
+            data.changed_by(handle);
             self.truncate(&inode, &mut data, size, caller).await?;
         }
         let patch = self.patch_for(&self.table().node(ino)?.facts, set)?;

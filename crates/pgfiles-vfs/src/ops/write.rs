@@ -45,10 +45,15 @@ impl Vfs {
         let inode = &file.inode;
         let mut data = inode.data.lock().await;
         let data = &mut *data;
+        data.changed_by(Some(handle));
         self.settle(inode, data);
-        let (_, key) = self.size_and_key(inode)?;
+        let (before, key) = self.size_and_key(inode)?;
         let at = (!file.mode.append).then_some(offset);
         let size = self.change(inode, data, &key, Edit::Write { at, bytes: &bytes }).await?;
+        if file.mode.append && before == 0 && data.of.is_none() && self.table().node(inode.no)?.pending {
+            // Another mount may create the same log: what is appended here goes behind it.
+            data.appended_from = Some(0);
+        }
         data.trivial = false;
         self.changed_content(inode, data, size, kill);
         if let Content::Chunked(chunked) = &mut data.content

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgfiles_testkit::postgres::{Options, Postgres};
 
-use crate::harness::{Sandbox, database, eventually, eventually_value, kill_9, pattern};
+use crate::harness::{Sandbox, eventually, eventually_value, kill_9, pattern};
 
 /// Rounds of a fault: a few in CI, the number with PGFILES_TEST_ROUNDS.
 fn rounds(few: u64) -> u64 {
@@ -50,7 +50,8 @@ struct Load {
 
 impl Load {
     fn start(dir: &Path, seed: u64) -> Self {
-        let (stop, ledger, errors) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Ledger>>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let (stop, ledger, errors) =
+            (Arc::<AtomicBool>::default(), Arc::<Mutex<Ledger>>::default(), Arc::<Mutex<Vec<String>>>::default());
         let thread = |who: u64| {
             let (stop, ledger, errors, dir) = (stop.clone(), ledger.clone(), errors.clone(), dir.to_path_buf());
             std::thread::spawn(move || {
@@ -95,15 +96,18 @@ fn check(ledger: &Ledger, dir: &Path) {
     for (name, &closed) in &ledger.closed {
         let found = fs::read(dir.join(name)).unwrap_or_else(|why| panic!("{name} was closed and is gone: {why}"));
         let begun = ledger.begun[name];
-        assert!(found == content(closed) || found == content(begun), "{name}: {} bytes are neither version {closed} nor {begun}", found.len());
+        assert!(
+            found == content(closed) || found == content(begun),
+            "{name}: {} bytes are neither version {closed} nor {begun}",
+            found.len()
+        );
     }
 }
 
 /// `kill -9` of the daemon at random moments under load.
 #[test]
 fn a_killed_daemon_loses_nothing_that_was_closed() {
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn());
+    let user = Sandbox::on(Postgres::shared());
     let mut ledgers: Vec<(PathBuf, Ledger)> = Vec::new();
     for round in 0..rounds(12) {
         let mount = user.mount("a/", "work");
@@ -125,7 +129,8 @@ fn a_killed_daemon_loses_nothing_that_was_closed() {
     for (dir, ledger) in &ledgers {
         check(ledger, dir);
         let expected: std::collections::BTreeSet<_> = ledger.begun.keys().cloned().collect();
-        let found: std::collections::BTreeSet<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let found: std::collections::BTreeSet<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         assert!(found.is_subset(&expected), "{found:?}");
     }
     user.unmount(&mount);
@@ -153,8 +158,7 @@ fn check_versions(user: &Sandbox, prefix: &str, ledger: &Ledger) {
 #[test]
 fn a_killed_server_loses_nothing_and_doubles_nothing() {
     let server = Postgres::start(Options { fsync: true, ..Options::default() });
-    let database = database(&server);
-    let user = Sandbox::new(&database.dsn());
+    let user = Sandbox::on(&server);
     let mount = user.mount("a/", "work");
     let load = Load::start(&mount, 1);
     for round in 0..rounds(6) {
@@ -179,8 +183,7 @@ fn a_killed_server_loses_nothing_and_doubles_nothing() {
 #[test]
 fn what_was_just_closed_survives_the_server() {
     let server = Postgres::start(Options { fsync: true, ..Options::default() });
-    let database = database(&server);
-    let user = Sandbox::new(&database.dsn());
+    let user = Sandbox::on(&server);
     let mount = user.mount("a/", "work");
     for round in 0..rounds(4) {
         let name = mount.join(format!("f{round}"));
@@ -200,8 +203,7 @@ fn what_was_just_closed_survives_the_server() {
 #[test]
 fn a_stopped_server_is_waited_for() {
     let server = Postgres::start(Options::default());
-    let database = database(&server);
-    let user = Sandbox::new(&database.dsn());
+    let user = Sandbox::on(&server);
     let mount = user.mount("a/", "work");
     let load = Load::start(&mount, 1);
     eventually("some saves", || load.saves() > 20);
@@ -229,8 +231,7 @@ fn a_stopped_server_is_waited_for() {
 #[test]
 fn an_outage_beyond_the_bound_is_an_error_that_heals() {
     let server = Postgres::start(Options::default());
-    let database = database(&server);
-    let user = Sandbox::new(&database.dsn()).with("PGFILES_RETRY_TIMEOUT", "2s");
+    let user = Sandbox::on(&server).with("PGFILES_RETRY_TIMEOUT", "2s");
     let mount = user.mount("a/", "work");
     fs::write(mount.join("before"), "x").unwrap();
     server.stop_fast();

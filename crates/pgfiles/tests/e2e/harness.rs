@@ -17,6 +17,7 @@ pub struct Sandbox {
     pub dsn: String,
     settings: Vec<(String, String)>,
     mounts: std::sync::Mutex<Vec<PathBuf>>,
+    _database: Option<pgfiles_testkit::postgres::Database>,
 }
 
 impl Sandbox {
@@ -27,9 +28,18 @@ impl Sandbox {
             dsn: dsn.to_owned(),
             settings: Vec::new(),
             mounts: std::sync::Mutex::default(),
+            _database: None,
         };
         sandbox.ok(["init"]);
         sandbox
+    }
+
+    /// A user with a fresh database of a server.
+    pub fn on(server: &pgfiles_testkit::postgres::Postgres) -> Self {
+        let database = database(server);
+        let mut user = Self::new(&database.dsn());
+        user._database = Some(database);
+        user
     }
 
     /// Another machine of the same agent: own home, own cache, same database.
@@ -122,7 +132,13 @@ impl Sandbox {
         let text = self.ok([OsStr::new("status"), OsStr::new("--json"), path.as_os_str()]);
         let all: serde_json::Value = serde_json::from_str(&text).unwrap();
         let mine = |mount: &serde_json::Value| mount["mountpoint"].as_str().map(Path::new) == Some(path);
-        all["mounts"].as_array().unwrap_or_else(|| panic!("{text}")).iter().find(|m| mine(m)).unwrap_or_else(|| panic!("{text}")).clone()
+        all["mounts"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{text}"))
+            .iter()
+            .find(|m| mine(m))
+            .unwrap_or_else(|| panic!("{text}"))
+            .clone()
     }
 
     /// The daemon's process id.
@@ -297,7 +313,8 @@ pub fn snapshot(root: &Path) -> std::collections::BTreeMap<PathBuf, String> {
 /// Fails with the first few differences.
 pub fn same_tree(what: &str, left: &Path, right: &std::collections::BTreeMap<PathBuf, String>) {
     let now = snapshot(left);
-    let gone = right.iter().filter(|(path, _)| !now.contains_key(*path)).map(|(path, line)| format!("- {} {line}", path.display()));
+    let gone =
+        right.iter().filter(|(path, _)| !now.contains_key(*path)).map(|(path, line)| format!("- {} {line}", path.display()));
     let other = now.iter().filter(|(path, line)| right.get(*path) != Some(line)).map(|(path, line)| {
         format!("+ {} {line}\n  was {}", path.display(), right.get(path).map_or("not there", String::as_str))
     });

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use pgfiles_testkit::postgres::Postgres;
 
-use crate::harness::{Sandbox, database, memory, pattern};
+use crate::harness::{Sandbox, memory, pattern};
 
 const MIB: usize = 1 << 20;
 /// What the daemon may use (SPEC §5, the bound).
@@ -35,8 +35,7 @@ fn check_pattern(path: &Path, mebibytes: usize) {
 #[test]
 fn a_file_larger_than_the_daemons_memory() {
     let mebibytes = std::env::var("PGFILES_TEST_LARGE_MIB").map_or(640, |n| n.parse().unwrap());
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn()).with("PGFILES_CACHE_MAX_SIZE", "64MB");
+    let user = Sandbox::on(Postgres::shared()).with("PGFILES_CACHE_MAX_SIZE", "64MB");
     let mount = user.mount("a/", "work");
     let daemon = user.daemon(&mount);
     let start = std::time::Instant::now();
@@ -66,8 +65,7 @@ fn a_file_larger_than_the_daemons_memory() {
 #[test]
 fn a_small_change_of_a_large_file_moves_kilobytes() {
     let mebibytes = std::env::var("PGFILES_TEST_LARGE_MIB").map_or(256, |n| n.parse::<usize>().unwrap().min(1024));
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn());
+    let user = Sandbox::on(Postgres::shared());
     let mount = user.mount("a/", "work");
     write_pattern(&mount.join("big"), mebibytes);
     user.unmount(&mount);
@@ -95,8 +93,7 @@ fn a_small_change_of_a_large_file_moves_kilobytes() {
 /// Sparse ranges cost nothing.
 #[test]
 fn holes_cost_nothing() {
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn());
+    let user = Sandbox::on(Postgres::shared());
     let mount = user.mount("a/", "work");
     let file = File::create(mount.join("sparse")).unwrap();
     file.write_all_at(b"end", 3 << 30).unwrap();

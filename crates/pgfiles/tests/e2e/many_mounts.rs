@@ -55,9 +55,7 @@ fn appends_of_several_mounts_all_arrive() {
             });
         }
     });
-    let log = users[0].sql().one(
-        "SELECT encode(pgfiles_read('shared/log'), 'escape')",
-    );
+    let log = users[0].sql().one("SELECT encode(pgfiles_read('shared/log'), 'escape')");
     let mut lines: Vec<&str> = log.lines().collect();
     lines.sort_unstable();
     lines.dedup();

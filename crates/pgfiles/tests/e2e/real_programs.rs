@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pgfiles_testkit::postgres::Postgres;
 
-use crate::harness::{Sandbox, database, same_tree, snapshot};
+use crate::harness::{Sandbox, same_tree, snapshot};
 
 /// A repository of 3,000 files, made outside the mount.
 const MAKE_REPOSITORY: &str = r#"
@@ -79,11 +79,12 @@ find . -name '*.txt' | wc -l
 /// SPEC §1: the program in the sandbox cannot tell, and every byte, mode, time, link and inode number is found again.
 #[test]
 fn everything_that_programs_wrote_is_found_again() {
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn()).with("REAL_RUSTUP_HOME", &rustup_home());
+    let user = Sandbox::on(Postgres::shared()).with("REAL_RUSTUP_HOME", &rustup_home());
     user.shell(user.home.path(), MAKE_REPOSITORY);
     let mount = user.mount("agents/7/", "work");
-    for (what, script) in [("git", GIT), ("editors", EDITORS), ("sqlite", SQLITE), ("python", PYTHON), ("npm", NPM), ("cargo", CARGO)] {
+    for (what, script) in
+        [("git", GIT), ("editors", EDITORS), ("sqlite", SQLITE), ("python", PYTHON), ("npm", NPM), ("cargo", CARGO)]
+    {
         let start = std::time::Instant::now();
         user.shell(&mount, script);
         println!("{what}: {:.1} s", start.elapsed().as_secs_f64());

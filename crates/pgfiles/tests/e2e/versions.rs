@@ -6,11 +6,10 @@ use std::path::Path;
 
 use pgfiles_testkit::postgres::Postgres;
 
-use crate::harness::{Sandbox, database, eventually};
+use crate::harness::{Sandbox, eventually};
 
 fn user() -> (Sandbox, std::path::PathBuf) {
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn());
+    let user = Sandbox::on(Postgres::shared());
     let mount = user.mount("a/", "work");
     (user, mount)
 }
@@ -50,7 +49,8 @@ fn close_is_committed_before_it_returns() {
     let sql = user.sql();
     for round in 0..50 {
         fs::write(mount.join("f"), format!("round {round}")).unwrap();
-        let seen = sql.one("SELECT encode(data, 'escape') FROM pgfiles WHERE key = 'a/f' ORDER BY (meta->>'version')::bigint DESC LIMIT 1");
+        let seen = sql
+            .one("SELECT encode(data, 'escape') FROM pgfiles WHERE key = 'a/f' ORDER BY (meta->>'version')::bigint DESC LIMIT 1");
         assert_eq!(seen, format!("round {round}"));
     }
     assert_eq!(rows(&user, "a/f").len(), 50);
@@ -87,8 +87,7 @@ fn data_of_a_file_held_open_is_published_in_time() {
 
 #[test]
 fn deleting_and_renaming_lose_nothing() {
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn()).with("PGFILES_YOUNG_SECONDS", "0");
+    let user = Sandbox::on(Postgres::shared()).with("PGFILES_YOUNG_SECONDS", "0");
     let mount = user.mount("a/", "work");
     fs::write(mount.join("f"), "one").unwrap();
     fs::write(mount.join("f"), "two").unwrap();
@@ -101,7 +100,7 @@ fn deleting_and_renaming_lose_nothing() {
     assert_eq!(sql.one("SELECT meta->'from'->>'key' FROM pgfiles WHERE key = 'a/g'"), "a/f");
     fs::remove_file(mount.join("g")).unwrap();
     assert!(!mount.join("g").exists());
-    user.ok(["restore", "--yes", mount.join("f").to_str().unwrap(), "1"]);
+    user.ok(["restore", mount.join("f").to_str().unwrap(), "1"]);
     assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "one", "seen in the mount at once");
     user.ok(["purge", "--yes", mount.join("f").to_str().unwrap()]);
     assert!(!mount.join("f").exists());
@@ -131,7 +130,8 @@ fn attributes_make_no_version() {
     assert_eq!(rows(&user, "a/f").len(), 1);
     let sql = user.sql();
     eventually("mode and mtime are in the row", || {
-        sql.one("SELECT meta->>'mode' || ' ' || (meta->>'mtime') FROM pgfiles WHERE key = 'a/f'") == "0755 2001-09-09T01:46:40.123456789Z"
+        sql.one("SELECT meta->>'mode' || ' ' || (meta->>'mtime') FROM pgfiles WHERE key = 'a/f'")
+            == "0755 2001-09-09T01:46:40.123456789Z"
     });
     fs::write(mount.join("f"), "y").unwrap();
     assert_eq!(fs::metadata(mount.join("f")).unwrap().permissions().mode() & 0o7777, 0o755, "a new version keeps them");
@@ -139,8 +139,7 @@ fn attributes_make_no_version() {
 
 #[test]
 fn rows_that_a_backend_writes_are_files() {
-    let database = database(Postgres::shared());
-    let user = Sandbox::new(&database.dsn()).with("PGFILES_CACHE_METADATA_TTL", "0s");
+    let user = Sandbox::on(Postgres::shared()).with("PGFILES_CACHE_METADATA_TTL", "0s");
     let mount = user.mount("a/", "work");
     let sql = user.sql();
     sql.rows("INSERT INTO pgfiles(key, data) VALUES ('a/in/deep/notes.md', 'hi')");
