@@ -27,7 +27,7 @@ fn some_time(seed: u64, at_most_ms: u64) -> Duration {
 struct Ledger {
     closed: HashMap<String, u64>,
     begun: HashMap<String, u64>,
-    closes: HashMap<String, u64>,
+    closes: HashMap<String, Vec<u64>>,
 }
 
 /// Content that tells its own version: half of the files inline, some chunked.
@@ -68,7 +68,7 @@ impl Load {
                     }
                     let mut ledger = ledger.lock().unwrap();
                     ledger.closed.insert(name.clone(), version);
-                    *ledger.closes.entry(name).or_default() += 1;
+                    ledger.closes.entry(name).or_default().push(version);
                 }
             })
         };
@@ -76,8 +76,8 @@ impl Load {
         Self { stop, ledger, errors, threads }
     }
 
-    fn saves(&self) -> u64 {
-        self.ledger.lock().unwrap().closes.values().sum()
+    fn saves(&self) -> usize {
+        self.ledger.lock().unwrap().closes.values().map(Vec::len).sum()
     }
 
     fn finish(self) -> (Ledger, Vec<String>) {
@@ -138,19 +138,23 @@ fn a_killed_daemon_loses_nothing_that_was_closed() {
 
 /// No version that was acknowledged is missing, none is there twice, and the numbers are dense.
 fn check_versions(user: &Sandbox, prefix: &str, ledger: &Ledger) {
-    let rows = user.sql().rows(&format!(
-        "SELECT substr(key, {} + 1), count(*), max((meta->>'version')::bigint) FROM pgfiles WHERE key ^@ '{prefix}w' GROUP BY key",
-        prefix.len()
-    ));
-    let found: HashMap<String, (u64, u64)> = rows
-        .into_iter()
-        .map(|row| {
-            let number = |column: usize| row[column].as_ref().unwrap().parse::<u64>().unwrap();
-            (row[0].clone().unwrap(), (number(1), number(2)))
-        })
-        .collect();
-    for (name, &closes) in &ledger.closes {
-        assert_eq!(found.get(name), Some(&(closes, closes)), "{name}: one version per close, dense");
+    use sha2::Digest as _;
+    let sql = user.sql();
+    for (name, closes) in &ledger.closes {
+        let query = format!(
+            "SELECT meta->>'version', encode(sha256(pgfiles_read(key, (meta->>'version')::bigint)), 'hex'), meta - 'etag' FROM pgfiles
+             WHERE key = '{prefix}{name}' ORDER BY (meta->>'version')::bigint"
+        );
+        let found: Vec<Vec<String>> =
+            sql.rows(&query).into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect();
+        let expected = closes.iter().map(|&seed| format!("{:x}", sha2::Sha256::digest(content(seed))));
+        for (index, expected) in expected.enumerate() {
+            let around = found.iter().skip(index.saturating_sub(2)).take(4).collect::<Vec<_>>();
+            let row = found.get(index).unwrap_or_else(|| panic!("{name}: close {} has no version: {around:#?}", index + 1));
+            assert_eq!(row[0], (index + 1).to_string(), "{name}: numbers are dense");
+            assert_eq!(row[1], expected, "{name}: version {} is the save of that number: {around:#?}", index + 1);
+        }
+        assert_eq!(found.len(), closes.len(), "{name}: no version is doubled");
     }
 }
 

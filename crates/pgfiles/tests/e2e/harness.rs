@@ -132,13 +132,7 @@ impl Sandbox {
         let text = self.ok([OsStr::new("status"), OsStr::new("--json"), path.as_os_str()]);
         let all: serde_json::Value = serde_json::from_str(&text).unwrap();
         let mine = |mount: &serde_json::Value| mount["mountpoint"].as_str().map(Path::new) == Some(path);
-        all["mounts"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{text}"))
-            .iter()
-            .find(|m| mine(m))
-            .unwrap_or_else(|| panic!("{text}"))
-            .clone()
+        all.as_array().unwrap_or_else(|| panic!("{text}")).iter().find(|m| mine(m)).unwrap_or_else(|| panic!("{text}")).clone()
     }
 
     /// The daemon's process id.
