@@ -106,13 +106,14 @@ pub fn docs() -> String {
         "\n## The DSN\n\n\
          A libpq URL or key-value string: several hosts, Unix sockets, `port`, `user`, `password`, `dbname`, `sslmode` from\n\
          `disable` to `verify-full`, `sslrootcert`, `sslcert` and `sslkey`, `connect_timeout` (10 s), `target_session_attrs`,\n\
-         `options`, `application_name` (`pgfiles/<mount id>`). A password is also found in `PGPASSWORD` and `~/.pgpass`.\n\
-         Any other parameter is refused by name. It is printed and logged without its password, and a daemon has it\n\
+         `options`, `application_name` (`pgfiles/<mount id>`), `channel_binding`, `keepalives_idle`, `passfile`. A password is\n\
+         also found in `PGPASSWORD`, and in the file of `PGPASSFILE` or `~/.pgpass`. Any other parameter is refused by name,\n\
+         and no other variable of libpq is read. Without `user` it is that of the system. The DSN is printed and logged without its password, and a daemon has it\n\
          neither in its arguments nor in its environment.\n\n\
          ## Further variables\n\n\
          `XDG_CONFIG_HOME`, `XDG_CACHE_HOME`, `XDG_STATE_HOME` and `XDG_RUNTIME_DIR` are respected. The log of a daemon lies in\n\
-         `$XDG_STATE_HOME/pgfiles` (`~/.local/state/pgfiles`); the list of live mounts and their control sockets in\n\
-         `$XDG_RUNTIME_DIR/pgfiles`, else beside the logs.\n",
+         `$XDG_STATE_HOME/pgfiles/log` (`~/.local/state/pgfiles/log`), what a forced unmount could not commit in `recovery`\n\
+         beside it; the list of live mounts and their control sockets in `$XDG_RUNTIME_DIR/pgfiles`, else in `run` beside them.\n",
     );
     out
 }
