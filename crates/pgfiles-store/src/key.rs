@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest key in bytes: an index entry of Postgres ends at 2,704 bytes (STORAGE §1b).
+/// The longest key in bytes: an index entry of Postgres ends at 2,704 bytes.
 pub const KEY_BYTES_MAX: usize = 2_600;
 /// The longest name in bytes, as on ext4 and in `NAME_MAX`.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -97,7 +97,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// Writes any bytes as text, reversibly (SPEC §3); also used for the targets of symlinks.
+/// Writes any bytes as text, reversibly, also used for the targets of symlinks.
 pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     let holds_escapes = |text: &str| text.chars().any(|c| ESCAPED.contains(&c));
     match std::str::from_utf8(bytes) {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::version::{Layout, VersionId};
 
-/// Bodies up to this size are inline in `data` (STORAGE §3c).
+/// Bodies up to this size are inline in `data`.
 pub const INLINE_BYTES_MAX: u64 = 256 << 10;
 /// Bytes per chunk of an ordinary file.
 pub const CHUNK_BYTES: u32 = 128 << 10;

@@ -160,7 +160,7 @@ pub trait Store: Send + Sync + 'static {
     async fn usage(&self, prefix: &Prefix) -> Result<Usage>;
 }
 
-/// How long what is known of a path may still be trusted (SPEC §6, Freshness); the cache answers this. What a kernel may keep.
+/// How long what is known of a path may still be trusted; the cache answers this. What a kernel may keep.
 pub trait Freshness: Send + Sync + 'static {
     /// What remains of the time to live of the path (a key without trailing `/`), absence included; zero: ask again.
     fn trusted_for(&self, path: &Key) -> std::time::Duration;

@@ -331,7 +331,7 @@ impl Head {
     }
 }
 
-/// A patch of a head's attributes (SPEC §4: merged on the server, makes no new version). `None` leaves a field alone.
+/// A patch of a head's attributes (merged on the server, makes no new version). `None` leaves a field alone.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[allow(missing_docs)]
 pub struct AttrPatch {

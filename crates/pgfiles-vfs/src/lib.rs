@@ -70,7 +70,7 @@ pub struct VfsConfig {
     pub gid: u32,
     /// After how long written data is published without anyone asking.
     pub publish_after: Duration,
-    /// A temporary name younger than that leaves nothing behind when renamed (SPEC §4); 0: never.
+    /// A temporary name younger than that leaves nothing behind when renamed; 0: never.
     pub young_seconds: u32,
     /// How much unpublished data is held in memory over all files.
     pub dirty_bytes_max: u64,

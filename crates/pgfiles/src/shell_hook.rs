@@ -1,6 +1,6 @@
 //! What `pgfiles shell-hook` prints: a function for the shell that re-enters the working directory after a successful mount or unmount.
 //!
-//! A process stays in the directory that it stands in when something is mounted over it (SPEC §9). A program cannot move its shell; a
+//! A process stays in the directory that it stands in when something is mounted over it. A program cannot move its shell; a
 //! function can. It compares `.` with `$PWD`, so it needs no knowledge of the arguments, and a mount elsewhere moves nothing. `cd -`, `CDPATH`
 //! and the user's own `cd` are left alone. While it runs the command it sets `PGFILES_SHELL_HOOK`, so that `mount` keeps its hint to itself.
 

@@ -1,4 +1,4 @@
-//! Where a process stands: in what its path shows, underneath a mount that came later, or in one that is gone (SPEC §9).
+//! Where a process stands: in what its path shows, underneath a mount that came later, or in one that is gone.
 //!
 //! The kernel keeps the directory itself as a process's working directory, not its path. So `.` and the path that `getcwd` gives for it
 //! can be two directories; they are told apart by device and inode number. Sentences for `mount`, `unmount` and `where` are made here.

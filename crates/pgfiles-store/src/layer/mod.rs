@@ -25,7 +25,7 @@ use metrics::{Metrics, MetricsSnapshot};
 use read_only::ReadOnly;
 use retry::{Retry, RetryStatus};
 
-/// How the layers behave; the defaults are those of SPEC §10.
+/// How the layers behave; the defaults are those of docs/configuration.md.
 #[derive(Debug, Clone)]
 pub struct StackConfig {
     /// What `close(2)` promises.

@@ -1,4 +1,4 @@
-//! Waits out a server that is away and resends what may be resent (SPEC §6).
+//! Waits out a server that is away and resends what may be resent.
 //!
 //! [`Kind::Unavailable`] is tried again with growing pauses until the timeout, [`Kind::Retry`] at once a few times.
 //! A commit whose reply was lost is resent with [`Batch::again`], so that the server recognises it; every other method

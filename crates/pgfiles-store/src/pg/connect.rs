@@ -398,7 +398,7 @@ fn judge(row: &Row, need: Need, place: &Place) -> Result<Hello> {
     Ok(hello)
 }
 
-/// The engine's name, where it speaks the protocol of Postgres but cannot carry pgfiles (STORAGE §9).
+/// The engine's name, where it speaks the protocol of Postgres but cannot carry pgfiles.
 fn foreign(product: &str) -> Option<&'static str> {
     const ENGINES: [(&str, &str); 5] = [
         ("CockroachDB", "CockroachDB"),

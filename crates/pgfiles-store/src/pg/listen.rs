@@ -1,4 +1,4 @@
-//! Change notices (SPEC §6, `PGFILES_NOTIFY`): which directories others wrote to, within a second.
+//! Change notices (`PGFILES_NOTIFY`): which directories others wrote to, within a second.
 //!
 //! The only connection with session state (`LISTEN`). A row of the listener makes writers send notices at all, and has
 //! to be renewed; where nobody listens, nobody pays. Notices only hasten what the TTL of the cache brings anyway: one

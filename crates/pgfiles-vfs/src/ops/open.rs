@@ -108,7 +108,7 @@ impl Vfs {
     }
 
     /// A descriptor is closed: what was written is published before the answer. A mere creation or truncation waits for
-    /// its data (SPEC §6). A descriptor that only reads has nothing to publish and is told of no one's failure.
+    /// its data (docs/semantics.md, 5). A descriptor that only reads has nothing to publish and is told of no one's failure.
     ///
     /// # Errors
     /// What publishing met, now or since it was last asked for.

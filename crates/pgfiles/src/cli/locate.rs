@@ -1,5 +1,5 @@
 //! Where a path argument leads: into a live mount, whose daemon then does the work, or to a key on the server of the
-//! settings (SPEC §8).
+//! settings.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;

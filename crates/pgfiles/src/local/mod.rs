@@ -1,4 +1,4 @@
-//! `local:`, the private Postgres of a user (SPEC §10): found, set up, started on first use, stopped a minute after the last.
+//! `local:`, the private Postgres of a user: found, set up, started on first use, stopped a minute after the last.
 //!
 //! `acquire` gives a `Lease`; while any process holds one the server runs. A lease is a shared `flock`, so a process that is killed gives
 //! it back. The server is started, watched and stopped by a keeper process (`keeper.rs`); directories and locks are in `place.rs`.

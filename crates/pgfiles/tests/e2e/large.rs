@@ -10,7 +10,7 @@ use pgfiles_testkit::postgres::Postgres;
 use crate::harness::{Sandbox, memory, pattern};
 
 const MIB: usize = 1 << 20;
-/// What the daemon may use (SPEC §5, the bound).
+/// What the daemon may use.
 const MEMORY_MAX: u64 = 256 << 20;
 
 fn write_pattern(path: &Path, mebibytes: usize) {

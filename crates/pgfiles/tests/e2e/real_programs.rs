@@ -76,7 +76,7 @@ dd if=/dev/urandom of=blob bs=1M count=3 status=none && cp blob blob2 && cmp blo
 find . -name '*.txt' | wc -l
 "#;
 
-/// SPEC §1: the program in the sandbox cannot tell, and every byte, mode, time, link and inode number is found again.
+/// The program in the sandbox cannot tell, and every byte, mode, time, link and inode number is found again.
 #[test]
 fn everything_that_programs_wrote_is_found_again() {
     let user = Sandbox::on(Postgres::shared()).with("REAL_RUSTUP_HOME", &rustup_home());

@@ -1,4 +1,4 @@
-//! The cache: metadata by path for a time, bytes by row for ever (SPEC §7).
+//! The cache: metadata by path for a time, bytes by row for ever.
 //!
 //! A stat of what is known costs no call, nor does a name that is absent from a directory known in full. Own commits
 //! are visible at once. Many who ask for the same thing share one fetch. No lock is held while the store below is

@@ -1,4 +1,4 @@
-//! The log of commits: keeps the promise of SPEC §6.
+//! The log of commits: keeps the promise of `PGFILES_DURABILITY`.
 //!
 //! - `close`: a commit is asynchronous, and kept in the [`journal`] until the server's disk has it. Each carries the
 //!   server's life; when that is another one, what the server forgot is committed again, in order, before anything

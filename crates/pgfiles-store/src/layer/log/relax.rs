@@ -1,7 +1,7 @@
 //! A commit that was answered has to be made, whatever other clients did meanwhile: how a refused one is made to fit.
 //!
 //! What was answered must not be lost, and another's version must not be either: a precondition that no longer holds is
-//! given up, so that both versions exist and the later commit is the head (SPEC §4). What has nothing left to act on
+//! given up, so that both versions exist and the later commit is the head. What has nothing left to act on
 //! has its effect already, or is counted as lost and logged.
 
 use crate::batch::{Op, Outcome, Precondition};

@@ -1,4 +1,4 @@
--- Grants (SPEC §12): a database role fenced to prefixes by row security. One policy per grant, with constant ranges for the
+-- Grants: a database role fenced to prefixes by row security. One policy per grant, with constant ranges for the
 -- prefix and for the body rows that lie under '/' and the prefix; one open policy for all roles without a grant.
 --
 -- A policy is named pgfiles_fence_<16 hex of the prefix's md5>_<oid of the role>; its comment is the prefix.

@@ -27,7 +27,7 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_size(m jsonb) RETURNS bigint LANGUAG
   SELECT CASE WHEN m->>'size' ~ '^[0-9]{1,18}$' THEN (m->>'size')::bigint ELSE 0 END
 $$;
 
--- The inode number of an implied directory: a hash of its key with the top bit set (SPEC §3). The key ends in '/'.
+-- The inode number of an implied directory: a hash of its key with the top bit set. The key ends in '/'.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_implied_ino(dir text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT (9223372036854775808::numeric
           + (('x' || encode(substr(sha256(convert_to(dir, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint & 9223372036854775807))::text

@@ -1,4 +1,4 @@
--- Change notices (SPEC §6, PGFILES_NOTIFY): off unless somebody listens, since NOTIFY serialises commits.
+-- Change notices (PGFILES_NOTIFY): off unless somebody listens, since NOTIFY serialises commits.
 
 -- Whether any mount listens and has said so within the last ten minutes: one probe of an index that is usually empty.
 -- SECURITY DEFINER: a listener above a role's prefix is not seen by that role; only a boolean comes out.

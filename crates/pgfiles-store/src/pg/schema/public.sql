@@ -1,4 +1,4 @@
--- The public names (SPEC §2): what a backend uses by SQL. Views and functions run with the rights of who calls them.
+-- The public names (docs/schema.md): what a backend uses by SQL. Views and functions run with the rights of who calls them.
 
 CREATE OR REPLACE VIEW @schema@.pgfiles_live AS
   SELECT p.key, (p.meta->>'version')::bigint AS version, coalesce(p.meta->>'kind', 'file') AS kind, @schema@.pgfiles_size(p.meta) AS size,

@@ -4,7 +4,7 @@
 -- Bodies up to this many bytes are copied into the history row: they lie in the heap tuple anyway.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_small() RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 2000';
 
--- Whether a temporary name leaves nothing behind (SPEC §4): the only row of its key, written by that mount a moment ago.
+-- Whether a temporary name leaves nothing behind: the only row of its key, written by that mount a moment ago.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_is_young(k text, id uuid, meta jsonb, young jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
   RETURN coalesce(jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0

@@ -1,4 +1,4 @@
--- The table (SPEC §2: given) and its storage parameters. Run on every init; locks the table only where something is
+-- The table (docs/schema.md) and its storage parameters. Run on every init; locks the table only where something is
 -- missing. @schema@ is replaced by the quoted name of the schema that init chose.
 
 CREATE TABLE IF NOT EXISTS @schema@.pgfiles (

@@ -1,4 +1,4 @@
--- What makes every row that plain SQL writes a file (SPEC §2: SQL is a door). The triggers are created by triggers_on.sql.
+-- What makes every row that plain SQL writes a file (docs/semantics.md, SQL). The triggers are created by triggers_on.sql.
 
 -- Whether a live row written at key now lies under a tombstoned marker, and so has to say of itself that it revives the
 -- directory. Until the transaction ends, the answer stays true: the directories that it rests on are locked (shared; a
