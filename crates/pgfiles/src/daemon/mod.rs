@@ -8,6 +8,7 @@
 //! end the layers, then the registration, then answer who asked. The daemon never touches a path under its mount.
 
 mod housekeeping;
+mod recovery;
 mod serve;
 mod unmount;
 

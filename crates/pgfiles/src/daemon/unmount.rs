@@ -3,10 +3,8 @@
 //! While it waits the mount stays as it is, so that whoever asked may change their mind. Past [`Daemon::end`] there is
 //! no way back.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgfiles_store::Key;
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -23,7 +21,7 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 /// How often open files are looked at: a file that was closed is released by the kernel a moment later.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long `--force` waits for the server before it gives up.
-const FORCE_WAIT: Duration = Duration::from_secs(3);
+pub(super) const FORCE_WAIT: Duration = Duration::from_secs(3);
 /// How long what was under way in the mount may take once it is unmounted.
 const SESSION_WAIT: Duration = Duration::from_millis(300);
 /// Paths named at a time.
@@ -179,57 +177,5 @@ impl Daemon {
     async fn save(&self) -> Result<()> {
         self.vfs.flush(None).await.map_err(|error| Failure::failed(error.to_string()))?;
         Ok(self.stack.log.drain(None).await?)
-    }
-
-    /// Writes what is unsaved into a directory of the user's, as a batch that can be committed later; `None` where there
-    /// was nothing. Unless it is the `last` chance, the mount goes on where not everything can be kept.
-    async fn recover(&self, last: bool) -> Result<Option<String>> {
-        let queued = self.stack.log.status().queued_ops;
-        if queued > 0 && !last {
-            let why = "they are kept by the daemon only: wait for the server, or `pgfiles flush --discard` gives them up";
-            return Err(Failure::failed(format!("{queued} queued operations are not committed, and {why}; the mount is up")));
-        }
-        let dir = self.recovery_dir()?;
-        let kept = self.vfs.recover(&dir, FORCE_WAIT).await;
-        if !kept.lost.is_empty() && !last {
-            self.vfs.take_heart();
-            let _ = std::fs::remove_dir_all(&dir);
-            return Err(Failure::failed(format!("not everything can be kept ({}); the mount is up", kept.lost.join("; "))));
-        }
-        for lost in &kept.lost {
-            tracing::error!(file = %lost, "could be neither committed nor kept");
-        }
-        if queued > 0 {
-            tracing::error!(operations = queued, "queued operations could be neither committed nor kept");
-        }
-        if kept.files.is_empty() {
-            // The directory of all recoveries as well, unless it holds others.
-            let _ = std::fs::remove_dir(&dir).and_then(|()| dir.parent().map_or(Ok(()), std::fs::remove_dir));
-        } else {
-            self.list_recovered(&dir, &kept.files)?;
-        }
-        if !kept.lost.is_empty() || queued > 0 {
-            return Err(Failure::failed(format!(
-                "{} files and {queued} queued operations could be neither committed nor kept; {} files are in {}",
-                kept.lost.len(),
-                kept.files.len(),
-                dir.display()
-            )));
-        }
-        Ok((!kept.files.is_empty()).then(|| dir.to_string_lossy().into_owned()))
-    }
-
-    /// The batch that commits what is in a recovery directory.
-    fn list_recovered(&self, dir: &Path, files: &[(Key, PathBuf)]) -> Result<()> {
-        let mut lines = String::new();
-        for (key, file) in files {
-            let path = self.settings.prefix.strip(key).unwrap_or(key.as_str());
-            let line = serde_json::json!({"op": "put", "path": path, "file": file.to_string_lossy()});
-            lines.push_str(&format!("{line}\n"));
-        }
-        let list = dir.join("operations.jsonl");
-        std::fs::write(&list, lines).map_err(|error| Failure::io(format!("cannot write {}", list.display()), &error))?;
-        tracing::error!(dir = %dir.display(), files = files.len(), "what could not be committed is kept there");
-        Ok(())
     }
 }

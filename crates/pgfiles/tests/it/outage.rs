@@ -214,3 +214,31 @@ fn unmounted_by_others_what_cannot_be_committed_is_kept() {
     server.start_again();
     commit_recovered(&user, "log", "precious");
 }
+
+/// What was answered before it was committed is kept as well, in its order.
+#[test]
+fn unmount_force_keeps_what_is_queued() {
+    let Some((server, user, dir)) = with_mount(&[("PGFILES_DURABILITY", "writeback")]) else { return };
+    let work = dir.join("work");
+    fs::create_dir(&work).unwrap();
+    fs::write(work.join("old"), "0").unwrap();
+    user.run(["flush"]).ok();
+    server.kill_all();
+    let large: Vec<u8> = (0..1u32 << 20).map(|at| (at >> 9) as u8).collect();
+    fs::write(work.join("a"), "1").unwrap();
+    fs::write(work.join("a"), "2").unwrap();
+    fs::rename(work.join("a"), work.join("b")).unwrap();
+    fs::remove_file(work.join("old")).unwrap();
+    fs::create_dir(work.join("sub")).unwrap();
+    fs::write(work.join("sub/large"), &large).unwrap();
+    fs::write(work.join("sub/empty"), "").unwrap();
+    eventually("it is queued", || user.status()[0]["unsaved"]["queued_ops"].as_u64() > Some(5));
+    let ran = user.run([Path::new("unmount"), &dir, Path::new("--force")]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stderr.contains("recovery"), "{ran:?}");
+    server.start_again();
+    commit_recovered(&user, "work/b", "2");
+    assert_eq!(user.sql("SELECT key FROM pgfiles_live ORDER BY 1"), ["work/b", "work/sub/empty", "work/sub/large"]);
+    let etag = "SELECT encode(sha256(pgfiles_read('work/sub/large')), 'hex')";
+    assert_eq!(user.sql(etag), [pgfiles_store::layout::etag(&large)]);
+}

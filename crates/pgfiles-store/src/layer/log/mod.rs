@@ -177,6 +177,11 @@ impl Log {
         }
     }
 
+    /// What was answered and is not committed, in order, for whoever saves it elsewhere.
+    pub fn pending(&self) -> Vec<Batch> {
+        self.queue.pending()
+    }
+
     /// Gives up what is pending and not committed, and accepts changes again; says how many operations that were. All
     /// metadata is asked for anew.
     pub fn discard(&self) -> u64 {

@@ -181,6 +181,11 @@ impl Queue {
         parts.iter().map(|part| state.overlay.read(part)).collect()
     }
 
+    /// Everything pending, in order.
+    pub fn pending(&self) -> Vec<Batch> {
+        lock(&self.state).pending.iter().map(|pending| pending.batch.clone()).collect()
+    }
+
     /// Gives up everything pending; says how many operations that were.
     pub fn discard(&self) -> usize {
         let mut state = lock(&self.state);
