@@ -5,9 +5,13 @@ CREATE OR REPLACE VIEW @schema@.pgfiles_live AS
     p.meta->>'etag' AS etag, p.meta->>'content_type' AS content_type, @schema@.pgfiles_time(p.meta->>'mtime') AS mtime,
     @schema@.pgfiles_time(p.meta->>'created_at') AS created_at, p.meta->'by' AS by, p.meta->'tags' AS tags, p.id, p.meta,
     CASE WHEN NOT p.meta ?| '{layout,body}' THEN p.data END AS data
+  -- An outer join and IS NOT DISTINCT FROM rather than a subquery in WHERE: that way the planner remembers the newest row
+  -- of a key (Memoize) instead of looking it up for each of its versions.
   FROM @schema@.pgfiles p
+  LEFT JOIN LATERAL (
+    SELECT h.id FROM @schema@.pgfiles h WHERE h.key = p.key ORDER BY (h.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) newest ON true
   WHERE NOT p.meta @> '{"deleted":true}' AND left(p.key, 1) <> '/' AND right(p.key, 1) <> '/'
-    AND p.id = (SELECT h.id FROM @schema@.pgfiles h WHERE h.key = p.key ORDER BY (h.meta->>'version')::bigint DESC NULLS LAST LIMIT 1);
+    AND p.id IS NOT DISTINCT FROM newest.id;
 COMMENT ON VIEW @schema@.pgfiles_live IS 'The files: the newest version of every key that is not deleted. data is NULL where the bytes are in other rows: pgfiles_read(key) has them.';
 
 CREATE OR REPLACE VIEW @schema@.pgfiles_versions AS
