@@ -141,10 +141,10 @@ async fn read_call(read: &mut (impl AsyncBufRead + Unpin + Send)) -> Result<Call
 }
 
 impl Lines<'_> {
-    /// The next line; `None` at an empty one and at the end.
+    /// The next line; `None` at an empty one, which says that there are no more.
     ///
     /// # Errors
-    /// Too long, not UTF-8, or the connection broke.
+    /// Too long, not UTF-8, or the connection ended or broke: whoever asked has changed their mind.
     pub async fn next(&mut self) -> Result<Option<String>> {
         let mut line = Vec::new();
         let mut bounded = (&mut *self.0).take(LINE_BYTES_MAX as u64);
@@ -153,6 +153,8 @@ impl Lines<'_> {
             line.pop();
         } else if line.len() >= LINE_BYTES_MAX {
             return Err(Failure::usage("a line is over 1 GiB long"));
+        } else {
+            return Err(Failure::failed("the connection ended before the request was complete"));
         }
         if line.is_empty() {
             return Ok(None);

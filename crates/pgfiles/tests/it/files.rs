@@ -1,10 +1,11 @@
 //! `batch`, `version`, `restore`, `purge` without a mount.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::json;
 
-use crate::user::User;
+use crate::user::{User, can_mount};
 
 fn put(user: &User, path: &str, data: &str) {
     let line = json!({"op": "put", "path": path, "data": data}).to_string();
@@ -83,8 +84,24 @@ fn a_batch_does_all_its_operations_in_order() {
 
 #[test]
 fn a_batch_that_fails_changes_nothing_and_names_the_line() {
+    failing_batches(&User::with_table());
+}
+
+#[test]
+fn a_batch_that_fails_does_so_through_a_mount_too() {
+    if !can_mount() {
+        return;
+    }
     let user = User::with_table();
-    put(&user, "there", "x");
+    let dir = user.dir("mnt");
+    user.run([Path::new("mount"), &dir]).ok();
+    failing_batches(&user);
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+    user.run([Path::new("unmount"), &dir]).ok();
+}
+
+fn failing_batches(user: &User) {
+    put(user, "there", "x");
     let good = r#"{"op":"put","path":"new","data":"x"}"#;
     for (bad, code, why) in [
         (r#"{"op":"put","path":"#, 2, "line 2"),
@@ -96,6 +113,9 @@ fn a_batch_that_fails_changes_nothing_and_names_the_line() {
         (r#"{"op":"put","path":"there","data":"y","if_version":9}"#, 4, "there"),
         (r#"{"op":"delete","path":"missing"}"#, 3, "missing"),
         (r#"{"op":"restore","path":"there","version":9}"#, 3, "there"),
+        // The same key twice: the second meets what the first left.
+        (r#"{"op":"put","path":"new","data":"y","if_absent":true}"#, 4, "new"),
+        ("\u{1}", 2, "expected value"),
     ] {
         let said = user.feed(["batch"], format!("{good}\n{bad}\n").as_bytes());
         said.fails(code, &["line 2", why, "nothing was changed"]);
