@@ -29,6 +29,8 @@ pub(crate) const TRIVIAL_AFTER: Duration = Duration::from_millis(50);
 const DIR_TIMES_AFTER: Duration = Duration::from_secs(1);
 /// How often an append is put behind another client's before it gives up.
 pub(crate) const REBASES_MAX: usize = 20;
+/// How often content whose base is gone is written anew before a publication gives up.
+const MENDS_MAX: usize = 3;
 
 /// What has to be published, and by when.
 #[derive(Default, Clone)]
@@ -195,7 +197,7 @@ impl Vfs {
 
     /// The same with [`Vfs::moves`] and the file's data held.
     pub(crate) async fn publish_locked(self: &Arc<Self>, inode: &Inode, data: &mut Data, durability: Durability) -> Result<bool> {
-        let mut tries = 0;
+        let (mut tries, mut mends) = (0, 0);
         let result = loop {
             let (facts, key, pending, patch) = {
                 let table = self.table();
@@ -218,14 +220,14 @@ impl Vfs {
                     }
                 }
                 // What it builds on is gone. What was only appended goes behind what is there now.
-                Err(error @ VfsError::Corrupt(_)) if !data.content.is_clean() && tries < REBASES_MAX => {
-                    tries += 1;
+                Err(error @ VfsError::Corrupt(_)) if !data.content.is_clean() && mends < MENDS_MAX => {
+                    mends += 1;
                     let mended = match data.appended_from {
-                        Some(_) if tries == 1 => self.rebase(inode, data, &facts, &key).await,
+                        Some(_) if mends == 1 => self.rebase(inode, data, &facts, &key).await,
                         Some(_) | None => self.rewrite(inode, data, &key, error).await,
                     };
                     match mended {
-                        Err(VfsError::Corrupt(_)) if tries == 1 => {}
+                        Err(VfsError::Corrupt(_)) if mends == 1 => {}
                         Err(error) => break Err(error),
                         Ok(()) => {}
                     }

@@ -12,6 +12,7 @@ use pgfiles_store::store::Part;
 use pgfiles_store::version::{Head, Kind};
 
 use crate::Vfs;
+use crate::attr::Facts;
 use crate::buffer::{Chunked, Content, Data, Rows, SPILL_BYTES, check_size};
 use crate::error::{Result, VfsError};
 use crate::inode::Inode;
@@ -50,7 +51,11 @@ impl Vfs {
         let Content::Chunked(old) = &mut data.content else { return Err(error) };
         // Errors of flights do not matter: what they carried is dirty again.
         let _ = old.reap(true, &mut data.rows).await;
-        let size = self.table().node(inode.no)?.facts.size;
+        let (size, ino, nameless) = {
+            let table = self.table();
+            let node = table.node(inode.no)?;
+            (node.facts.size, node.facts.ino, node.unlinked)
+        };
         let dir = key.parent();
         match self.copied(old, &Base::Own, size, &dir).await {
             Ok((copy, rows, _)) => {
@@ -63,7 +68,12 @@ impl Vfs {
         }
         let truncated = size < data.base_size;
         for _ in 0..REBASES_MAX {
-            let Some(head) = self.newest(key).await?.filter(|head| Some(head.id) != data.of) else { break };
+            if nameless {
+                return Err(error);
+            }
+            // Another file that has the name by now is no base.
+            let is_base = |head: &Head| Some(head.id) != data.of && Facts::of_head(head).ino == ino;
+            let Some(head) = self.newest(key).await?.filter(is_base) else { break };
             let size = if truncated { size } else { size.max(head.meta.size) };
             let copied = match Body::open(&*self.store, &head).await.map_err(VfsError::from) {
                 Ok(body) => self.copied(old, &Base::Other { body: &body, beyond: !truncated }, size, &dir).await,

@@ -538,6 +538,23 @@ async fn bytes_that_are_gone_are_told_once() {
 }
 
 #[tokio::test]
+async fn another_file_of_that_name_is_no_base() {
+    let bench = Bench::new();
+    let ino = bench.put("f", &pattern(900_000)).await;
+    let file = bench.vfs.open(ino, WRITE, ROOT).await.unwrap();
+    bench.write(file.handle, 300_000, b"new").await;
+    purge(&bench, "f").await;
+    let other = Bench::over(bench.server.clone(), |_| {});
+    other.put("f", &vec![7; 900_000]).await;
+    bench.stack.cache.clear().await;
+    assert!(matches!(bench.vfs.fsync(file.handle, false).await, Err(VfsError::Corrupt(_))));
+    bench.close(file.handle).await;
+    let cold = Bench::over(bench.server.clone(), |_| {});
+    let found = cold.read("f").await;
+    assert_eq!((&found[300_000..300_003], found[0], bench.versions("f").await.len()), (&b"new"[..], 0, 2));
+}
+
+#[tokio::test]
 async fn a_base_that_another_mount_extends_is_followed() {
     // Where the other mount writes, and where this one does: another chunk, the same one, beyond the end.
     for (theirs, ours, read_before) in
