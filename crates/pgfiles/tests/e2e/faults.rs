@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgfiles_testkit::postgres::{Options, Postgres};
 
-use crate::harness::{Sandbox, eventually, eventually_value, kill_9, pattern};
+use crate::harness::{Sandbox, close, eventually, eventually_value, kill_9, pattern, save};
 
 /// Rounds of a fault: a few in CI, the number with PGFILES_TEST_ROUNDS.
 fn rounds(few: u64) -> u64 {
@@ -62,7 +62,7 @@ impl Load {
                     let version = seed * 1_000_000 + who * 100_000 + step;
                     let name = format!("w{who}-{}", step % 7);
                     ledger.lock().unwrap().begun.insert(name.clone(), version);
-                    if let Err(why) = fs::write(dir.join(&name), content(version)) {
+                    if let Err(why) = save(&dir.join(&name), &content(version)) {
                         errors.lock().unwrap().push(format!("{name}: {why}"));
                         return;
                     }
@@ -191,7 +191,7 @@ fn what_was_just_closed_survives_the_server() {
     let mount = user.mount("a/", "work");
     for round in 0..rounds(4) {
         let name = mount.join(format!("f{round}"));
-        fs::write(&name, content(round * 16 + 2)).unwrap();
+        save(&name, &content(round * 16 + 2)).unwrap();
         if round % 2 == 1 {
             fs::File::open(&name).unwrap().sync_all().unwrap();
         }
@@ -238,8 +238,10 @@ fn an_outage_beyond_the_bound_is_an_error_that_heals() {
     let user = Sandbox::on(&server).with("PGFILES_RETRY_TIMEOUT", "2s");
     let mount = user.mount("a/", "work");
     fs::write(mount.join("before"), "x").unwrap();
+    let mut file = fs::File::create(mount.join("during")).unwrap();
     server.stop_fast();
-    let why = fs::write(mount.join("during"), "kept").unwrap_err();
+    std::io::Write::write_all(&mut file, b"kept").unwrap();
+    let why = close(file).unwrap_err();
     assert_eq!(why.raw_os_error(), Some(libc::EIO), "{why}");
     let unmount = user.run(["unmount", "--timeout", "1s", mount.to_str().unwrap()]);
     assert_eq!(unmount.status.code(), Some(1), "unmount says that it can't: {}", String::from_utf8_lossy(&unmount.stderr));

@@ -158,6 +158,23 @@ impl Drop for Sandbox {
     }
 }
 
+/// Saves a file as a careful program does: close(2) is asked how it went, which `std::fs::write` does not.
+pub fn save(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(content)?;
+    close(file)
+}
+
+/// close(2) with its answer.
+#[allow(unsafe_code)]
+pub fn close(file: std::fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd as _;
+    // SAFETY: the descriptor was owned by `file` and is closed exactly once.
+    let closed = unsafe { libc::close(file.into_raw_fd()) };
+    if closed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 /// Kills a process outright.
 pub fn kill_9(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
