@@ -20,7 +20,7 @@ git config --global user.email a@example.org; git config --global user.name a
 git clone -q "$HOME/origin" repo && cd repo
 git checkout -q -b topic
 for d in $(seq 1 20); do echo changed >> "src/d$d/f1.txt"; done
-git mv src/d2 src/moved; git rm -q -r src/d3
+git mv src/d2 src/moved; git rm -q -r -f src/d3
 git add -A && git commit -qm topic
 git checkout -q main && git merge -q --no-edit topic && git log --oneline | wc -l
 git gc -q && git fsck --full --strict
@@ -94,7 +94,7 @@ fn everything_that_programs_wrote_is_found_again() {
     user.unmount(&mount);
     assert_eq!(std::fs::read_dir(&mount).unwrap().count(), 0, "nothing stays underneath");
 
-    user.ok(["cache", "clear", "--yes"]);
+    user.ok(["cache", "clear"]);
     let again = user.mount("agents/7", "work");
     same_tree("mounted again", &again, &before);
     let elsewhere = user.another();
