@@ -126,7 +126,23 @@ fn failing_batches(user: &User) {
 
 #[test]
 fn a_batch_may_have_a_hundred_thousand_lines() {
+    hundred_thousand_lines(&User::with_table());
+}
+
+#[test]
+fn so_may_one_through_a_mount() {
+    if !can_mount() {
+        return;
+    }
     let user = User::with_table();
+    let dir = user.dir("mnt");
+    user.run([Path::new("mount"), &dir]).ok();
+    hundred_thousand_lines(&user);
+    assert_eq!(std::fs::read_to_string(dir.join("d7/f99907")).unwrap(), "99907");
+    user.run([Path::new("unmount"), &dir]).ok();
+}
+
+fn hundred_thousand_lines(user: &User) {
     let mut text = String::new();
     for n in 0..100_000 {
         text.push_str(&format!("{{\"op\":\"put\",\"path\":\"d{}/f{n}\",\"data\":\"{n}\"}}\n", n % 100));
