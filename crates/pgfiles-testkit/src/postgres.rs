@@ -365,14 +365,21 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its number").port()
 }
 
-/// The postmaster and its children.
+/// The postmaster and its children. Only processes of its user are looked at: reading about one that waits for a page of
+/// a mount under test would wait as well.
 fn family(postmaster: u32) -> Vec<Pid> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = |path: &Path| std::fs::metadata(path).ok().map(|meta| meta.uid());
+    let user = owner(Path::new(&format!("/proc/{postmaster}")));
     let is_child = |stat: &str| {
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         after_name.split_ascii_whitespace().nth(1).is_some_and(|parent| parent == postmaster.to_string())
     };
     let children = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
         let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+        if owner(&entry.path()) != user {
+            return None;
+        }
         is_child(&std::fs::read_to_string(entry.path().join("stat")).ok()?).then(|| pid(number))
     });
     std::iter::once(pid(postmaster)).chain(children).collect()
