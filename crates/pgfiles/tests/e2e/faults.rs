@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,61 +29,101 @@ struct Ledger {
     closes: HashMap<String, Vec<u64>>,
 }
 
-/// Content that tells its own version: half of the files inline, some chunked.
+/// Content that tells its own version: most files inline, some chunked. [`WRITER`] makes the same.
 fn content(seed: u64) -> Vec<u8> {
     let len = match seed % 16 {
         0 => 600_000,
         1 => 0,
         n => 700 * n as usize,
     };
-    pattern(seed, len)
+    format!("{seed}\n").into_bytes().into_iter().cycle().take(len).collect()
 }
 
-/// Four threads that save files over and over, until told to stop or until a save fails.
+/// Saves files over and over, and tells of each. A process of its own: a child that the test starts meanwhile (a server)
+/// would inherit its open files and, closing them, wait for the server that it is.
+const WRITER: &str = r#"
+import os, sys, threading
+dir, seed = sys.argv[1], int(sys.argv[2])
+lock = threading.Lock()
+def tell(*words):
+    with lock: print(*words, flush=True)
+def save(who):
+    step = 0
+    while True:
+        version = seed * 1000000 + who * 100000 + step
+        name = "w%d-%d" % (who, step % 7)
+        tell("begun", name, version)
+        n = version % 16
+        size = 600000 if n == 0 else 0 if n == 1 else 700 * n
+        line = b"%d\n" % version
+        try:
+            fd = os.open(os.path.join(dir, name), os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
+            data = (line * (size // len(line) + 1))[:size]
+            while data: data = data[os.write(fd, data):]
+            os.close(fd)
+        except OSError as why:
+            tell("error", name, why.errno); return
+        tell("closed", name, version)
+        if stop.is_set(): return
+        step += 1
+stop = threading.Event()
+threads = [threading.Thread(target=save, args=(who,)) for who in range(4)]
+for t in threads: t.start()
+sys.stdin.read()
+stop.set()
+for t in threads: t.join()
+"#;
+
+/// A writer, until told to stop or until a save fails.
 struct Load {
-    stop: Arc<AtomicBool>,
+    writer: std::process::Child,
     ledger: Arc<Mutex<Ledger>>,
     errors: Arc<Mutex<Vec<String>>>,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    reader: std::thread::JoinHandle<()>,
 }
 
 impl Load {
     fn start(dir: &Path, seed: u64) -> Self {
-        let (stop, ledger, errors) =
-            (Arc::<AtomicBool>::default(), Arc::<Mutex<Ledger>>::default(), Arc::<Mutex<Vec<String>>>::default());
-        let thread = |who: u64| {
-            let (stop, ledger, errors, dir) = (stop.clone(), ledger.clone(), errors.clone(), dir.to_path_buf());
-            std::thread::spawn(move || {
-                for step in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
+        let mut writer = std::process::Command::new("python3")
+            .args(["-c", WRITER])
+            .arg(dir)
+            .arg(seed.to_string())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (ledger, errors) = (Arc::<Mutex<Ledger>>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let told = std::io::BufReader::new(writer.stdout.take().unwrap());
+        let (entries, failures) = (ledger.clone(), errors.clone());
+        let reader = std::thread::spawn(move || {
+            for line in std::io::BufRead::lines(told) {
+                let line = line.unwrap();
+                let words: Vec<&str> = line.split(' ').collect();
+                let mut entries = entries.lock().unwrap();
+                match words.as_slice() {
+                    ["begun", name, version] => {
+                        entries.begun.insert((*name).to_owned(), version.parse().unwrap());
                     }
-                    let version = seed * 1_000_000 + who * 100_000 + step;
-                    let name = format!("w{who}-{}", step % 7);
-                    ledger.lock().unwrap().begun.insert(name.clone(), version);
-                    if let Err(why) = save(&dir.join(&name), &content(version)) {
-                        errors.lock().unwrap().push(format!("{name}: {why}"));
-                        return;
+                    ["closed", name, version] => {
+                        let version = version.parse().unwrap();
+                        entries.closed.insert((*name).to_owned(), version);
+                        entries.closes.entry((*name).to_owned()).or_default().push(version);
                     }
-                    let mut ledger = ledger.lock().unwrap();
-                    ledger.closed.insert(name.clone(), version);
-                    ledger.closes.entry(name).or_default().push(version);
+                    _ => failures.lock().unwrap().push(line),
                 }
-            })
-        };
-        let threads = (0..4).map(thread).collect();
-        Self { stop, ledger, errors, threads }
+            }
+        });
+        Self { writer, ledger, errors, reader }
     }
 
     fn saves(&self) -> usize {
         self.ledger.lock().unwrap().closes.values().map(Vec::len).sum()
     }
 
-    fn finish(self) -> (Ledger, Vec<String>) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
+    fn finish(mut self) -> (Ledger, Vec<String>) {
+        drop(self.writer.stdin.take());
+        self.writer.wait().unwrap();
+        self.reader.join().unwrap();
         let ledger = std::mem::take(&mut *self.ledger.lock().unwrap());
         let errors = std::mem::take(&mut *self.errors.lock().unwrap());
         (ledger, errors)
