@@ -8,6 +8,8 @@ use crate::error::Result;
 
 /// How old the figures may be: counting all that is stored takes the server a while.
 const USAGE_TTL: Duration = Duration::from_secs(60);
+/// How long the server may take to count.
+const USAGE_WAIT: Duration = Duration::from_secs(1);
 /// The unit of the figures.
 pub const BLOCK_BYTES: u64 = 4096;
 
@@ -25,19 +27,29 @@ pub struct StatFs {
 }
 
 impl Vfs {
-    /// Used and free space.
+    /// Used and free space. Waits for the server a second at the most.
     ///
     /// # Errors
-    /// What the store says.
+    /// None today.
     pub async fn statfs(&self) -> Result<StatFs> {
         let known = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
         let usage = match known {
             Some((at, usage)) if now.saturating_duration_since(at) < USAGE_TTL => usage,
             _ => {
-                let usage = self.store.usage(&self.config.prefix).await?;
-                *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, usage));
-                usage
+                // A server that is away, or slow to count, keeps nobody waiting: `df` and those who ask whether a mount
+                // answers get the figures of before.
+                match tokio::time::timeout(USAGE_WAIT, self.store.usage(&self.config.prefix)).await {
+                    Ok(Ok(usage)) => {
+                        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, usage));
+                        usage
+                    }
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "counting what is used failed");
+                        known.map_or_else(Default::default, |(_, usage)| usage)
+                    }
+                    Err(_) => known.map_or_else(Default::default, |(_, usage)| usage),
+                }
             }
         };
         let blocks_free = self.config.free_bytes / BLOCK_BYTES;
