@@ -1,6 +1,6 @@
 # The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
 
-.PHONY: demo test check fmt test-unit test-pg test-mount test-versions doc deny
+.PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny
 
 demo:            ## set up, build, and show the main job on a private Postgres
 	scripts/demo
@@ -32,6 +32,9 @@ test-versions:   ## the store on every Postgres installed in /usr/lib/postgresql
 		echo "== $$($$bin/postgres --version)"; \
 		PGFILES_TEST_PG_BIN=$$bin cargo test -p pgfiles-store --features pg || exit 1; \
 	done
+
+faults:          ## the fault and large-file tests at full size: 200 kills, 5 GiB
+	PGFILES_TEST_ROUNDS=200 PGFILES_TEST_LARGE_MIB=5120 cargo test --release -p pgfiles --test e2e -- faults:: large::
 
 doc:
 	cargo doc --workspace --no-deps
