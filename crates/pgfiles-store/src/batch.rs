@@ -71,6 +71,10 @@ pub enum Op {
     Rename(Rename),
     /// Moves a directory with all that lives below.
     RenameDir(RenameDir),
+    /// Two names change places, whatever kinds they are.
+    Exchange(Exchange),
+    /// One more name for a file (`man 2 link`).
+    Link(Link),
     /// A new version of `to` with the content of a version of `from`, by reference where that is larger than a row.
     Copy(Copy),
     /// A new version of a key with the content of an older one.
@@ -200,6 +204,37 @@ pub struct RenameDir {
     pub to_absent: bool,
 }
 
+/// See [`Op::Exchange`]. Neither may lie below the other.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// The tombstone that `from` has on the way, and by which a resent request is recognised.
+    pub id: VersionId,
+    /// A live key; a directory's as well, without its `/`.
+    pub from: Key,
+    /// The same.
+    pub to: Key,
+    /// The new `ctime` of files.
+    pub ctime: Option<Timestamp>,
+}
+
+/// See [`Op::Link`]. From now on the two names share content and attributes: an operation on one is carried out on all, in
+/// one transaction. [`crate::error::Kind::TooManyLinks`] at [`LINKS_MAX`] names, [`crate::error::Kind::CrossesGrant`] where
+/// the names lie on two sides of the edge of a grant.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The row to be written at `to`.
+    pub id: VersionId,
+    /// A file's key, live.
+    pub from: Key,
+    /// A file's key where nothing is live: else [`crate::error::Kind::Conflict`].
+    pub to: Key,
+    /// The new `ctime` of the inode.
+    pub ctime: Option<Timestamp>,
+}
+
+/// The most names of one inode: a write commits a row for each.
+pub const LINKS_MAX: u32 = 1_000;
+
 /// See [`Op::Copy`].
 #[derive(Debug, Clone)]
 pub struct Copy {
@@ -251,6 +286,8 @@ pub struct Outcome {
     pub files: u64,
     /// Whether a rename left nothing behind.
     pub moved: bool,
+    /// Other keys whose heads changed with it: names of the same inode, or of one that lost a name.
+    pub also: Vec<Key>,
 }
 
 impl Op {
@@ -265,6 +302,8 @@ impl Op {
             Op::RemoveDir(op) => Some(op.id),
             Op::Rename(op) => Some(op.id),
             Op::RenameDir(op) => Some(op.id),
+            Op::Exchange(op) => Some(op.id),
+            Op::Link(op) => Some(op.id),
             Op::Copy(op) => Some(op.id),
             Op::Restore(op) => Some(op.id),
             Op::RestoreDir(op) => Some(op.id),

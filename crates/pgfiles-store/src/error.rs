@@ -17,6 +17,10 @@ pub enum Kind {
     NotEmpty,
     /// The request itself is wrong (a bad key, a version that is a tombstone, a directory under itself).
     Invalid,
+    /// An inode has as many names as it may have.
+    TooManyLinks,
+    /// Two keys lie on two sides of the edge of a grant, and what they would share must not cross it.
+    CrossesGrant,
     /// The version would refer to rows of a body that are not there any more: they were purged, or replaced by whoever
     /// writes the version that has them.
     BodyGone,

@@ -4,6 +4,7 @@
 //! For tests of the log of commits it can also lose what was not synced ([`MemStore::crash`]).
 
 mod commit;
+mod links;
 mod purge;
 mod rows;
 

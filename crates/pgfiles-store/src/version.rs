@@ -149,6 +149,12 @@ pub struct Meta {
     pub atime: Option<Timestamp>,
     /// Never 0.
     pub ino: Option<u64>,
+    /// The group of names that share this inode; absent where it has one name.
+    pub hard_link: Option<String>,
+    /// How many names it has; absent: one.
+    pub nlink: Option<u32>,
+    /// The row of another name that this one was written with.
+    pub twin: Option<VersionId>,
     pub rev: u64,
     pub deleted: bool,
     /// A symlink's target as stored: [`crate::key::escape`]d.
@@ -212,6 +218,9 @@ impl Meta {
             "ctime" => put(&mut self.ctime, time()),
             "atime" => put(&mut self.atime, time()),
             "ino" => put(&mut self.ino, value.as_str().and_then(|n| n.parse().ok()).filter(|&n| n != 0)),
+            "hard_link" => put(&mut self.hard_link, text()),
+            "nlink" => put(&mut self.nlink, id().filter(|&n| n != 0)),
+            "twin" => put(&mut self.twin, value.as_str().and_then(|id| id.parse().ok()).map(VersionId)),
             "rev" => value.as_u64().map(|n| self.rev = n).is_some(),
             "deleted" => value.as_bool().map(|dead| self.deleted = dead).is_some(),
             "target" => put(&mut self.target, text()),
@@ -264,6 +273,9 @@ impl Meta {
         set("ctime", time(self.ctime));
         set("atime", time(self.atime));
         set("ino", self.ino.map(|ino| ino.to_string().into()));
+        set("hard_link", self.hard_link.clone().map(Value::from));
+        set("nlink", self.nlink.map(Value::from));
+        set("twin", self.twin.map(|twin| twin.0.to_string().into()));
         set("rev", (self.rev != 0).then(|| self.rev.into()));
         set("deleted", self.deleted.then(|| true.into()));
         set("target", self.target.clone().map(Value::from));
@@ -284,7 +296,7 @@ impl Meta {
 
     /// The fields that say what the bytes are, not whose they are: a new version takes none of them from its
     /// predecessor; every other field of a live head, unknown ones included, is inherited.
-    pub const OF_CONTENT: [&str; 17] = [
+    pub const OF_CONTENT: [&str; 18] = [
         "version",
         "kind",
         "size",
@@ -302,6 +314,7 @@ impl Meta {
         "layout",
         "lin",
         "body",
+        "twin",
     ];
 }
 

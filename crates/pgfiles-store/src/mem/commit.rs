@@ -40,6 +40,8 @@ impl Transaction<'_> {
             Op::RemoveDir(op) => self.remove_dir(op),
             Op::Rename(op) => self.rename(op),
             Op::RenameDir(op) => self.rename_dir(op),
+            Op::Exchange(op) => self.exchange(op),
+            Op::Link(op) => self.link(op),
             Op::Copy(op) => self.copy(op),
             Op::Restore(op) => self.restore(op),
             Op::RestoreDir(op) => self.restore_dir(op),
@@ -53,14 +55,21 @@ impl Transaction<'_> {
             Op::SetAttr(op) => &op.key,
             Op::Delete(op) => &op.key,
             Op::Rename(op) => &op.to,
+            Op::Link(op) => &op.to,
             Op::Copy(op) => &op.to,
             Op::Restore(op) => &op.key,
-            Op::Body(_) | Op::RemoveDir(_) | Op::RenameDir(_) | Op::RestoreDir(_) => return Outcome::default(),
+            Op::Body(_) | Op::RemoveDir(_) | Op::RenameDir(_) | Op::Exchange(_) | Op::RestoreDir(_) => {
+                return Outcome::default();
+            }
         };
         let mine = op.witness().and_then(|id| self.rows.get(id)).filter(|row| *row.key == *key.as_str());
         let head = mine.or_else(|| self.rows.newest(key.as_str())).map(|row| row.head(None));
         let moved = matches!(op, Op::Rename(op) if self.rows.get(op.id).is_none());
-        Outcome { head, files: 0, moved }
+        let also = head
+            .as_ref()
+            .and_then(|head| head.meta.hard_link.as_deref())
+            .map_or_else(Vec::new, |group| self.rows.names_of(group));
+        Outcome { head, files: 0, moved, also }
     }
 
     fn put(&mut self, op: &Put) -> Result<Outcome> {
@@ -69,17 +78,19 @@ impl Transaction<'_> {
         }
         self.expect(&op.key, &op.expect)?;
         let key = op.key.as_str();
-        let extended = op.extends.and_then(|id| self.rows.live(key).filter(|row| row.id == id)).cloned();
+        let extended = op.extends.and_then(|id| self.rows.live(key).filter(|row| row.is_of(id))).cloned();
         let number = extended.as_ref().map_or_else(|| self.rows.next_number(key), |row| row.number());
         let mut meta = op.defaults.clone();
         if let Some(head) = self.rows.live(key) {
             meta.extend(passed_on(&head.meta));
         }
         meta.extend(op.meta.clone());
+        let group = self.rows.live(key).and_then(|row| row.text("hard_link").map(str::to_owned));
         self.insert(op.id, key, number, meta, op.data.clone());
         if let Some(old) = &extended {
             self.rows.remove_versions(&[old.id]);
         }
+        let also = group.map_or_else(Vec::new, |group| self.put_twins(&group, op.id, op.extends));
         if let Some(row) = self.rows.get(op.id).filter(|row| !self.rows.is_whole(row)) {
             return Err(StoreError::new(Kind::BodyGone, format!("{:?}: body rows that it refers to are gone", row.key)));
         }
@@ -93,7 +104,7 @@ impl Transaction<'_> {
                 }
             }
         }
-        Ok(self.head_of(op.id))
+        Ok(Outcome { also, ..self.head_of(op.id) })
     }
 
     fn body(&mut self, op: &BodyRow) -> Result<Outcome> {
@@ -122,7 +133,8 @@ impl Transaction<'_> {
                 meta.insert("rev".into(), (rev + 1).into());
                 self.rows.set(head.id, Some(Row { meta, ..Row::clone(&head) }));
             }
-            return Ok(self.head_of(head.id));
+            let also = head.text("hard_link").map_or_else(Vec::new, |group| self.patch_twins(group, key, &patch));
+            return Ok(Outcome { also, ..self.head_of(head.id) });
         }
         match &op.explicit {
             Some((id, explicit)) if op.key.is_marker() && self.rows.is_dir(key) => {
@@ -140,11 +152,11 @@ impl Transaction<'_> {
         if op.key.is_marker() {
             return Err(invalid(&op.key, "it is a directory's"));
         }
-        self.rows.live(op.key.as_str()).ok_or_else(|| not_found(&op.key))?;
+        let head = self.rows.live(op.key.as_str()).cloned().ok_or_else(|| not_found(&op.key))?;
         self.expect(&op.key, &op.expect)?;
         self.keep_parent(&op.key);
         self.bury(op.key.as_str(), op.id, None);
-        Ok(self.head_of(op.id))
+        Ok(Outcome { also: self.rows.relink(&[&head], self.now), ..self.head_of(op.id) })
     }
 
     fn remove_dir(&mut self, op: &RemoveDir) -> Result<Outcome> {
@@ -163,10 +175,11 @@ impl Transaction<'_> {
             self.bury(&row.key, self.clock.version_id(), None);
         }
         self.bury(op.dir.as_str(), op.id, None);
-        Ok(Outcome { files: files(&below), ..Outcome::default() })
+        let also = self.rows.relink(&below.iter().collect::<Vec<_>>(), self.now);
+        Ok(Outcome { files: files(&below), also, ..Outcome::default() })
     }
 
-    fn rename(&mut self, op: &Rename) -> Result<Outcome> {
+    pub(super) fn rename(&mut self, op: &Rename) -> Result<Outcome> {
         for key in [&op.from, &op.to] {
             if key.is_marker() || key.is_reserved() {
                 return Err(invalid(key, "it is not a file's"));
@@ -178,6 +191,14 @@ impl Transaction<'_> {
         if op.from == op.to {
             return Ok(self.head_of(source.id));
         }
+        let replaced = self.rows.live(op.to.as_str()).cloned();
+        if let Some(same) =
+            replaced.as_ref().filter(|row| row.text("hard_link").is_some_and(|group| source.text("hard_link") == Some(group)))
+        {
+            // `man 2 rename`: two names of one inode stay as they are.
+            let also = vec![op.from.clone(), op.to.clone()];
+            return Ok(Outcome { also, ..self.head_of(same.id) });
+        }
         self.keep_parent(&op.from);
         let moved = self.move_row(&source, op.to.as_str(), op.history, op.id, op.young.as_ref(), op.id);
         if let (Some(ctime), Some(row)) = (op.ctime, self.rows.get(source.id).cloned()) {
@@ -185,10 +206,15 @@ impl Transaction<'_> {
             row.meta.insert("ctime".into(), ctime.to_string().into());
             self.rows.set(row.id, Some(row));
         }
-        Ok(Outcome { moved, ..self.head_of(source.id) })
+        let mut also = replaced.map_or_else(Vec::new, |replaced| self.rows.relink(&[&replaced], self.now));
+        if let Some(group) = source.text("hard_link") {
+            let ctime = op.ctime.map(|at| ("ctime".to_owned(), Value::from(at.to_string())));
+            also.extend(self.patch_twins(group, op.to.as_str(), &ctime.into_iter().collect()));
+        }
+        Ok(Outcome { moved, also, ..self.head_of(source.id) })
     }
 
-    fn rename_dir(&mut self, op: &RenameDir) -> Result<Outcome> {
+    pub(super) fn rename_dir(&mut self, op: &RenameDir) -> Result<Outcome> {
         let (Some(from), Some(to)) = (op.from.marker(), op.to.marker()) else {
             return Err(StoreError::new(Kind::Invalid, "the top directory cannot be renamed"));
         };
@@ -240,27 +266,30 @@ impl Transaction<'_> {
         self.expect(&op.to, &op.expect)?;
         let (content, data) = self.refer_to(&source);
         let mut meta = passed_on(&source.meta);
-        meta.remove("ino");
-        meta.remove("rev");
+        for own in ["ino", "rev", "hard_link", "nlink"] {
+            meta.remove(own);
+        }
         if let Some(head) = self.rows.live(op.to.as_str()) {
             meta.extend(passed_on(&head.meta));
         }
         meta.extend(content);
         meta.extend(op.meta.clone());
+        let group = meta.get("hard_link").and_then(Value::as_str).map(str::to_owned);
         self.insert(op.id, op.to.as_str(), self.rows.next_number(op.to.as_str()), meta, data);
-        Ok(self.head_of(op.id))
+        let also = group.map_or_else(Vec::new, |group| self.put_twins(&group, op.id, None));
+        Ok(Outcome { also, ..self.head_of(op.id) })
     }
 
     fn restore(&mut self, op: &Restore) -> Result<Outcome> {
         let version = self.kept(&op.key, op.version.0)?;
         self.expect(&op.key, &op.expect)?;
-        self.bring_back(&version, op.id);
-        Ok(self.head_of(op.id))
+        let also = self.bring_back(&version, op.id);
+        Ok(Outcome { also, ..self.head_of(op.id) })
     }
 
     fn restore_dir(&mut self, op: &RestoreDir) -> Result<Outcome> {
         let keys: Vec<Arc<str>> = self.rows.keys(op.dir.as_str(), std::ops::Bound::Unbounded).cloned().collect();
-        let mut files = 0;
+        let (mut files, mut also) = (0, Vec::new());
         for key in keys.iter().filter(|key| !key.starts_with('/') && ***key != *op.dir.as_str()) {
             let at = |row: &&Arc<Row>| row.text("created_at").and_then(Timestamp::parse).is_some_and(|at| at <= op.at);
             let Some(then) = self.rows.versions(key).find(at).filter(|row| row.is_live()).cloned() else { continue };
@@ -271,7 +300,7 @@ impl Transaction<'_> {
                     || content.iter().all(|field| head.meta.get(*field) == then.meta.get(*field))
             };
             if !self.rows.live(key).is_some_and(same) {
-                self.bring_back(&then, self.clock.version_id());
+                also.extend(self.bring_back(&then, self.clock.version_id()));
                 files += u64::from(!key.ends_with('/'));
             }
         }
@@ -281,11 +310,11 @@ impl Transaction<'_> {
             meta.insert("kind".into(), "dir".into());
             self.insert(op.id, marker.as_str(), self.rows.next_number(marker.as_str()), meta, None);
         }
-        Ok(Outcome { files, ..Outcome::default() })
+        Ok(Outcome { files, also, ..Outcome::default() })
     }
 
     /// Checks what must hold about the head of a key.
-    fn expect(&self, key: &Key, expect: &Precondition) -> Result<()> {
+    pub(super) fn expect(&self, key: &Key, expect: &Precondition) -> Result<()> {
         let text = key.as_str();
         let live = self.rows.live(text);
         match expect {
@@ -298,7 +327,7 @@ impl Transaction<'_> {
             Precondition::Version(version) => Err(conflict(key, &format!("its version is not {version} any more"))),
             Precondition::Etag(etag) if live.is_some_and(|row| row.text("etag") == Some(etag)) => Ok(()),
             Precondition::Etag(_) => Err(conflict(key, "its etag is another")),
-            Precondition::Head(id) if self.rows.newest(text).is_some_and(|row| row.id == *id) => Ok(()),
+            Precondition::Head(id) if self.rows.newest(text).is_some_and(|row| row.is_of(*id)) => Ok(()),
             Precondition::Head(id) => Err(conflict(key, &format!("its head is not {id} any more"))),
         }
     }
@@ -369,16 +398,25 @@ impl Transaction<'_> {
     }
 
     /// A new version of a key with the content of an older one.
-    fn bring_back(&mut self, version: &Arc<Row>, id: VersionId) {
+    fn bring_back(&mut self, version: &Arc<Row>, id: VersionId) -> Vec<Key> {
         let (content, data) = self.refer_to(version);
         let mut meta = passed_on(&version.meta);
-        meta.remove("rev");
-        if let Some(head) = self.rows.live(&version.key) {
-            meta.extend(passed_on(&head.meta));
+        for own in ["rev", "hard_link", "nlink"] {
+            meta.remove(own);
         }
+        let head = self.rows.newest(&version.key).cloned();
+        let elsewhere = head.as_ref().is_some_and(|head| head.meta.contains_key("hard_link"));
+        match head {
+            Some(head) if head.is_live() => meta.extend(passed_on(&head.meta)),
+            // The inode lives on under its other names.
+            Some(_) if elsewhere => drop(meta.insert("ino".into(), self.clock.ino().to_string().into())),
+            _ => {}
+        }
+        let group = meta.get("hard_link").and_then(Value::as_str).map(str::to_owned);
         meta.extend(content);
         meta.insert("restored_from".into(), version.number().into());
         self.insert(id, &version.key, self.rows.next_number(&version.key), meta, data);
+        group.map_or_else(Vec::new, |group| self.put_twins(&group, id, None))
     }
 
     /// A version that is kept and has content.
@@ -401,7 +439,11 @@ impl Transaction<'_> {
     fn bury(&mut self, key: &str, id: VersionId, to: Option<Value>) {
         let mut meta = Fields::new();
         if let Some(head) = self.rows.newest(key) {
-            meta.extend(["kind", "ino"].iter().filter_map(|field| Some(((*field).to_owned(), head.meta.get(*field)?.clone()))));
+            meta.extend(
+                ["kind", "ino", "hard_link"]
+                    .iter()
+                    .filter_map(|field| Some(((*field).to_owned(), head.meta.get(*field)?.clone()))),
+            );
         }
         meta.entry("kind").or_insert_with(|| if key.ends_with('/') { "dir" } else { "file" }.into());
         meta.insert("deleted".into(), true.into());
@@ -409,7 +451,7 @@ impl Transaction<'_> {
         self.insert(id, key, self.rows.next_number(key), meta, None);
     }
 
-    fn insert(&mut self, id: VersionId, key: &str, number: u64, meta: Fields, data: Option<Bytes>) {
+    pub(super) fn insert(&mut self, id: VersionId, key: &str, number: u64, meta: Fields, data: Option<Bytes>) {
         let row = Row { id, key: key.into(), meta: self.stamped(meta, number), data };
         self.rows.set(id, Some(row));
     }
@@ -424,8 +466,8 @@ impl Transaction<'_> {
         meta
     }
 
-    fn head_of(&self, id: VersionId) -> Outcome {
-        Outcome { head: self.rows.get(id).map(|row| row.head(None)), files: 0, moved: false }
+    pub(super) fn head_of(&self, id: VersionId) -> Outcome {
+        Outcome { head: self.rows.get(id).map(|row| row.head(None)), ..Outcome::default() }
     }
 }
 
@@ -436,7 +478,7 @@ pub(super) fn passed_on(meta: &Fields) -> Fields {
 }
 
 /// Merges a patch: fields replace, but in `tags` and `xattrs` entry by entry, where null removes.
-fn merge(meta: &mut Fields, patch: &Fields) {
+pub(super) fn merge(meta: &mut Fields, patch: &Fields) {
     for (field, value) in patch {
         let Some(entries) = value.as_object().filter(|_| field == "tags" || field == "xattrs") else {
             meta.insert(field.clone(), value.clone());
@@ -464,15 +506,15 @@ pub(super) fn fields(value: Value) -> Fields {
     }
 }
 
-fn not_found(key: &Key) -> StoreError {
+pub(super) fn not_found(key: &Key) -> StoreError {
     StoreError::new(Kind::NotFound, format!("{key:?} does not exist"))
 }
 
-fn conflict(key: &Key, why: &str) -> StoreError {
+pub(super) fn conflict(key: &Key, why: &str) -> StoreError {
     StoreError::new(Kind::Conflict, format!("{key:?}: {why}"))
 }
 
-fn invalid(key: &Key, why: &str) -> StoreError {
+pub(super) fn invalid(key: &Key, why: &str) -> StoreError {
     StoreError::new(Kind::Invalid, format!("{key:?}: {why}"))
 }
 

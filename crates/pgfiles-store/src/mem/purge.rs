@@ -26,7 +26,9 @@ pub(super) fn purge(rows: &mut Rows, now: Timestamp, purge: &Purge, keys_max: us
     };
     let doomed: Vec<VersionId> = keys.iter().flat_map(|key| doomed(rows, now, purge, key)).collect();
     let mark = rows.mark();
+    let gone: Vec<Arc<Row>> = doomed.iter().filter_map(|id| rows.get(*id).cloned()).collect();
     let removed = rows.remove_versions(&doomed);
+    rows.relink(&gone.iter().collect::<Vec<_>>(), now);
     match &purge.scope {
         _ if purge.dry_run => rows.roll_back(mark),
         PurgeScope::Prefix(prefix, _) if next.is_none() => rows.rehome_bodies(prefix),

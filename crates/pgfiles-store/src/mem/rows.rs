@@ -47,6 +47,11 @@ impl Row {
         self.meta.get("size").and_then(Value::as_u64).unwrap_or(0)
     }
 
+    /// Whether this is the row of that id, or was written with it for another name of the same inode.
+    pub fn is_of(&self, id: VersionId) -> bool {
+        self.id == id || self.uuid("twin") == Some(id.0)
+    }
+
     pub fn is_inline(&self) -> bool {
         !self.meta.contains_key("layout") && !self.meta.contains_key("body")
     }

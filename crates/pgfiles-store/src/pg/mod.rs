@@ -232,9 +232,16 @@ fn texts(keys: &[Key]) -> Vec<&str> {
 /// Whether it takes as long as a directory is large.
 fn is_long(op: &Op) -> bool {
     match op {
-        Op::RenameDir(_) | Op::RestoreDir(_) => true,
+        Op::RenameDir(_) | Op::Exchange(_) | Op::RestoreDir(_) => true,
         Op::RemoveDir(op) => op.recursive,
-        Op::Put(_) | Op::Body(_) | Op::SetAttr(_) | Op::Delete(_) | Op::Rename(_) | Op::Copy(_) | Op::Restore(_) => false,
+        Op::Put(_)
+        | Op::Body(_)
+        | Op::SetAttr(_)
+        | Op::Delete(_)
+        | Op::Rename(_)
+        | Op::Link(_)
+        | Op::Copy(_)
+        | Op::Restore(_) => false,
     }
 }
 

@@ -105,7 +105,9 @@ fn outcome(mut result: Value) -> Result<Outcome> {
     };
     let files = result.get("files").and_then(Value::as_u64).unwrap_or(0);
     let moved = result.get("moved").and_then(Value::as_bool).unwrap_or(false);
-    Ok(Outcome { head, files, moved })
+    let keys = result.get("also").and_then(Value::as_array).into_iter().flatten();
+    let also = keys.filter_map(|key| Key::new(key.as_str()?).ok()).collect();
+    Ok(Outcome { head, files, moved, also })
 }
 
 /// Operations as `pgfiles_commit` takes them, and the bodies that they number from 1.
@@ -153,6 +155,14 @@ fn operation<'b>(op: &'b Op, bodies: &mut Vec<&'b [u8]>) -> Value {
         Op::RenameDir(op) => json!({
             "op": "renamedir", "id": id(op.id), "from": op.from.as_str(), "to": op.to.as_str(), "to_absent": op.to_absent,
             "young": young(op.young.as_ref()),
+        }),
+        Op::Exchange(op) => json!({
+            "op": "exchange", "id": id(op.id), "from": op.from.as_str(), "to": op.to.as_str(),
+            "ctime": op.ctime.map(|at| at.to_string()),
+        }),
+        Op::Link(op) => json!({
+            "op": "link", "id": id(op.id), "from": op.from.as_str(), "to": op.to.as_str(), "expect": {"absent": true},
+            "ctime": op.ctime.map(|at| at.to_string()),
         }),
         Op::Copy(op) => json!({
             "op": "copy", "id": id(op.id), "from": op.from.as_str(), "version": op.version.map(|version| version.0),

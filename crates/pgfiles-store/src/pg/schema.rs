@@ -19,7 +19,7 @@ pub const VERSION: u64 = 1;
 pub const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// Everything but indexes, triggers and the version, in the order of their dependence.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 18] = [
     include_str!("schema/table.sql"),
     include_str!("schema/names.sql"),
     include_str!("schema/read.sql"),
@@ -27,10 +27,12 @@ const FUNCTIONS: [&str; 16] = [
     include_str!("schema/notify.sql"),
     include_str!("schema/grant.sql"),
     include_str!("schema/put.sql"),
+    include_str!("schema/link.sql"),
     include_str!("schema/remove.sql"),
     include_str!("schema/rename.sql"),
     include_str!("schema/copy.sql"),
     include_str!("schema/rename_dir.sql"),
+    include_str!("schema/exchange.sql"),
     include_str!("schema/commit.sql"),
     include_str!("schema/delete.sql"),
     include_str!("schema/purge.sql"),
@@ -223,8 +225,15 @@ fn indexes() -> Vec<(&'static str, String)> {
     found
 }
 
-const INDEX_NAMES: [&str; 6] =
-    ["pgfiles_key_version", "pgfiles_body", "pgfiles_lineage", "pgfiles_revive", "pgfiles_listen", "pgfiles_beat"];
+const INDEX_NAMES: [&str; 7] = [
+    "pgfiles_key_version",
+    "pgfiles_body",
+    "pgfiles_lineage",
+    "pgfiles_revive",
+    "pgfiles_listen",
+    "pgfiles_beat",
+    "pgfiles_hard_link",
+];
 
 /// Builds an index of a filled table while others write to it, and again where a build before was broken off. Others may do
 /// the same at this moment: whoever loses waits until the index is valid.

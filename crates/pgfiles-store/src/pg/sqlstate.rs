@@ -19,6 +19,8 @@ pub fn kind_of(code: &str) -> Kind {
         "PF005" => Kind::ServerChanged,
         "PF006" => Kind::Unsupported,
         "PF007" => Kind::BodyGone,
+        "PF008" => Kind::TooManyLinks,
+        "PF009" => Kind::CrossesGrant,
         // Serialization failure, deadlock, a lock that was not to be had, a race for the same row.
         "40001" | "40P01" | "55P03" | "23505" => Kind::Retry,
         "53100" => Kind::NoSpace,

@@ -10,3 +10,9 @@ async fn subject() -> Subject {
 }
 
 pgfiles_testkit::store_suite!(subject);
+
+#[tokio::test]
+async fn an_inode_has_a_thousand_names_at_most() {
+    use pgfiles_testkit::store_suite::{Tester, links};
+    links::an_inode_has_a_thousand_names_at_most(Tester::new(subject().await)).await;
+}

@@ -106,6 +106,15 @@ impl<'a> Steps<'a> {
             Op::RemoveDir(op) => json!({"op": "delete", "path": self.path(op.dir.as_str()), "recursive": op.recursive}),
             Op::Rename(op) => json!({"op": "move", "path": self.path(op.from.as_str()), "to": self.path(op.to.as_str())}),
             Op::RenameDir(op) => json!({"op": "move", "path": self.path(op.from.as_str()), "to": self.path(op.to.as_str())}),
+            Op::Exchange(op) => {
+                let (from, to) = (self.path(op.from.as_str()), self.path(op.to.as_str()));
+                let via = format!("{from}.{}", op.id.0.simple());
+                let steps = [(&from, &via), (&to, &from), (&via, &to)];
+                self.lines.extend(steps.map(|(path, to)| json!({"op": "move", "path": path, "to": to})));
+                return;
+            }
+            // `batch` knows no links: the content is what matters.
+            Op::Link(op) => json!({"op": "copy", "path": self.path(op.from.as_str()), "to": self.path(op.to.as_str())}),
             Op::Copy(op) => match op.version {
                 Some(version) => {
                     json!({"op": "copy", "path": self.path(op.from.as_str()), "to": self.path(op.to.as_str()), "version": version.0})

@@ -35,7 +35,9 @@ pub fn effects(op: &Op, outcome: &Outcome) -> Vec<(Key, Option<Entry>)> {
         Op::Delete(op) => vec![(op.key.clone(), None)],
         Op::RemoveDir(op) => op.dir.marker().map(|key| (key.as_file(), None)).into_iter().collect(),
         Op::Rename(op) => vec![(op.from.clone(), None), file(&op.to)],
-        Op::Body(_) | Op::RenameDir(_) | Op::Copy(_) | Op::Restore(_) | Op::RestoreDir(_) => vec![],
+        Op::Body(_) | Op::RenameDir(_) | Op::Exchange(_) | Op::Link(_) | Op::Copy(_) | Op::Restore(_) | Op::RestoreDir(_) => {
+            vec![]
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub fn may_be(op: &Op) -> bool {
         Op::Rename(op) => {
             known(&op.expect_from) && known(&op.expect_to) && op.from != op.to && is_file(&op.from) && is_file(&op.to)
         }
-        Op::RenameDir(_) | Op::Copy(_) | Op::Restore(_) | Op::RestoreDir(_) => false,
+        Op::RenameDir(_) | Op::Exchange(_) | Op::Link(_) | Op::Copy(_) | Op::Restore(_) | Op::RestoreDir(_) => false,
     }
 }
 
@@ -67,15 +67,16 @@ pub fn outcome(op: &Op, by: &Value, known: &dyn Known) -> Option<Outcome> {
         Op::Delete(op) => head(delete(op, known)?),
         Op::RemoveDir(op) => remove_dir(op, known),
         Op::Rename(op) => rename(op, by, known),
-        Op::RenameDir(_) | Op::Copy(_) | Op::Restore(_) | Op::RestoreDir(_) => None,
+        Op::RenameDir(_) | Op::Exchange(_) | Op::Link(_) | Op::Copy(_) | Op::Restore(_) | Op::RestoreDir(_) => None,
     }
 }
 
-/// The row at a key; `Some(None)`: nothing live. `None` where the other kind of thing stands there, too.
+/// The row at a key; `Some(None)`: nothing live. `None` where the other kind of thing stands there, or a file with other
+/// names, whose heads are not foretold.
 fn row(known: &dyn Known, key: &Key) -> Option<Option<Head>> {
     match (known.entry(&key.as_file())?, key.is_marker()) {
         (None, _) => Some(None),
-        (Some(Entry::File(head)), false) => Some(Some(head)),
+        (Some(Entry::File(head)), false) => head.meta.hard_link.is_none().then_some(Some(head)),
         (Some(Entry::Dir(Dir { marker: Some(head), .. })), true) => Some(Some(head)),
         _ => None,
     }

@@ -82,6 +82,6 @@ fn relax(op: &mut Op) -> bool {
         Op::Copy(op) => any(&mut op.expect),
         Op::Restore(op) => any(&mut op.expect),
         Op::RenameDir(op) => std::mem::take(&mut op.to_absent),
-        Op::Body(_) | Op::RemoveDir(_) | Op::RestoreDir(_) => false,
+        Op::Body(_) | Op::RemoveDir(_) | Op::Exchange(_) | Op::Link(_) | Op::RestoreDir(_) => false,
     }
 }

@@ -69,6 +69,10 @@ BEGIN
       made := @schema@.pgfiles_rename(op, srv, n);
     WHEN 'renamedir' THEN
       made := @schema@.pgfiles_rename_dir(op, srv, n);
+    WHEN 'link' THEN
+      made := @schema@.pgfiles_link(op, srv, n);
+    WHEN 'exchange' THEN
+      made := @schema@.pgfiles_exchange(op, srv, n);
     WHEN 'copy' THEN
       made := @schema@.pgfiles_copy(op, srv, n);
     WHEN 'restore' THEN
@@ -107,7 +111,7 @@ BEGIN
   FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
     op := ops->n;
     made := '{}';
-    IF op->>'op' IN ('body', 'rmdir', 'renamedir', 'restoredir') THEN
+    IF op->>'op' IN ('body', 'rmdir', 'renamedir', 'exchange', 'restoredir') THEN
       made := jsonb_build_object('id', op->'id', 'files', 0);
     ELSE
       -- Where the row itself went on (extended, moved), the head of its key is the nearest thing to say.
@@ -118,7 +122,8 @@ BEGIN
           ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
       END IF;
       made := jsonb_build_object('id', r.id, 'key', r.key, 'meta', r.meta, 'moved',
-        op->>'op' = 'rename' AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = (op->>'id')::uuid));
+        op->>'op' = 'rename' AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = (op->>'id')::uuid),
+        'also', CASE WHEN r.meta ? 'hard_link' THEN (SELECT jsonb_agg(l.key) FROM @schema@.pgfiles_links(r.meta->>'hard_link') l) END);
     END IF;
     made_all[n + 1] := made;
   END LOOP;

@@ -101,7 +101,7 @@ BEGIN
     END IF;
   END IF;
   SELECT * INTO content FROM @schema@.pgfiles_content(r.id, dst, @schema@.pgfiles_crosses(src, dst));
-  attributes := @schema@.pgfiles_attributes(r.meta) - '{ino,rev}'::text[];
+  attributes := @schema@.pgfiles_attributes(r.meta) - '{ino,rev,hard_link,nlink}'::text[];
   IF NOT coalesce(op->'meta' ? 'ino', false) THEN
     attributes := attributes || jsonb_build_object('ino', @schema@.pgfiles_new_ino());
   END IF;
@@ -126,10 +126,10 @@ END $$;
 -- but for the inode number where the file lives on under another name.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_bring_back(new_id uuid, k text, source uuid, old jsonb, expect jsonb, srv jsonb, n int)
 RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE content record; attributes jsonb := @schema@.pgfiles_attributes(old) - 'rev'; head jsonb;
+DECLARE content record; attributes jsonb := @schema@.pgfiles_attributes(old) - '{rev,hard_link,nlink}'::text[]; head jsonb;
 BEGIN
   SELECT p.meta INTO head FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
-  IF head @> '{"deleted":true}' AND head ? 'to' THEN
+  IF head @> '{"deleted":true}' AND head ?| '{to,hard_link}' THEN
     attributes := attributes || jsonb_build_object('ino', @schema@.pgfiles_new_ino());
   END IF;
   SELECT * INTO content FROM @schema@.pgfiles_content(source, k, false);

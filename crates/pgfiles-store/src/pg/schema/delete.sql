@@ -10,6 +10,9 @@ BEGIN
   FOR r IN SELECT DISTINCT g.key FROM gone g WHERE (g.meta ? 'deleted' OR right(g.key, 1) = '/') AND left(g.key, 1) <> '/' LOOP
     PERFORM @schema@.pgfiles_uncover(r.key);
   END LOOP;
+  FOR r IN SELECT DISTINCT g.meta->>'hard_link' AS hard_link FROM gone g WHERE g.meta ? 'hard_link' LOOP
+    PERFORM @schema@.pgfiles_relink(r.hard_link, @schema@.pgfiles_now());
+  END LOOP;
   IF NOT EXISTS (SELECT FROM gone g WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/') THEN RETURN NULL; END IF;
   PERFORM pg_advisory_xact_lock(h) FROM (SELECT DISTINCT hashtextextended(g.meta->>'lin', 7103) h FROM gone g
     WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/' ORDER BY 1) sorted;

@@ -15,3 +15,5 @@ CREATE INDEX pgfiles_revive ON @schema@.pgfiles (key text_pattern_ops) WHERE met
 CREATE INDEX pgfiles_listen ON @schema@.pgfiles (key text_pattern_ops) WHERE meta ? 'listen';
 -- Mounts that say that they live.
 CREATE INDEX pgfiles_beat ON @schema@.pgfiles (key text_pattern_ops) WHERE meta ? 'beat';
+-- The names of an inode that has several.
+CREATE INDEX pgfiles_hard_link ON @schema@.pgfiles ((meta->>'hard_link'), key text_pattern_ops) WHERE meta ? 'hard_link';

@@ -49,5 +49,11 @@ $$;
 
 -- What the fields of content are: a new version takes none of them from its predecessor (Meta::OF_CONTENT, and our own marks).
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_attributes(m jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT m - '{version,kind,size,etag,created_at,xid,by,mtime,deleted,target,rdev,from,to,restored_from,layout,lin,body,revive,op}'::text[]
+  SELECT m - '{version,kind,size,etag,created_at,xid,by,mtime,deleted,target,rdev,from,to,restored_from,layout,lin,body,revive,op,twin}'::text[]
+$$;
+
+-- Where a version came from: what a version that extends it keeps.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_origin(m jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE WHEN m ?| '{from,restored_from,op}' THEN jsonb_strip_nulls(jsonb_build_object(
+    'from', m->'from', 'restored_from', m->'restored_from', 'op', m->'op')) ELSE '{}' END
 $$;

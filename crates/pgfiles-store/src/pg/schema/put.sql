@@ -27,7 +27,7 @@ BEGIN
         CASE WHEN live THEN coalesce(meta->>'etag', 'none') ELSE 'is not there' END));
     END IF;
   ELSIF expect ? 'head' THEN
-    IF id IS DISTINCT FROM (expect->>'head')::uuid THEN
+    IF id IS DISTINCT FROM (expect->>'head')::uuid AND meta->>'twin' IS DISTINCT FROM expect->>'head' THEN
       PERFORM @schema@.pgfiles_fail('PF002', n, format('the newest version of %s is another than %s', to_json(k), expect->>'head'));
     END IF;
   ELSE
@@ -53,7 +53,7 @@ END $$;
 -- A new version, or a version in progress extended.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_put(new_id uuid, k text, set_meta jsonb, defaults jsonb, body bytea, expect jsonb,
   extends uuid, drops uuid[], revives bool, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE h record; made jsonb; lost int := 0; in_place bool;
+DECLARE h record; made jsonb; lost int := 0; in_place bool; locked text; also jsonb;
 BEGIN
   IF set_meta ? 'lin' THEN PERFORM @schema@.pgfiles_check_bodies(k, set_meta, body, n); END IF;
   LOOP
@@ -62,27 +62,34 @@ BEGIN
     SELECT p.id, p.meta, NOT p.meta @> '{"deleted":true}' AS live INTO h FROM @schema@.pgfiles p WHERE p.key = k
       ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1 FOR KEY SHARE;
     IF h.id = new_id THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', h.meta); END IF;
+    IF h.live AND h.meta->>'hard_link' IS DISTINCT FROM locked AND h.meta ? 'hard_link' THEN
+      locked := h.meta->>'hard_link';
+      PERFORM @schema@.pgfiles_lock_links(locked);
+      CONTINUE;
+    END IF;
     IF expect IS NOT NULL THEN PERFORM @schema@.pgfiles_expect(expect, k, h.id, h.meta, n); END IF;
-    in_place := h.id = extends AND h.live AND NOT @schema@.pgfiles_limited()
-      AND NOT (h.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = extends));
+    in_place := (h.id = extends OR h.meta->>'twin' = extends::text) AND h.live AND NOT @schema@.pgfiles_limited()
+      AND NOT (h.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = h.id));
     made := CASE WHEN h.live THEN defaults || @schema@.pgfiles_attributes(h.meta) || set_meta ELSE defaults || set_meta END || srv;
     IF revives THEN made := made || '{"revive":true}'; END IF;
     IF NOT made ? 'kind' THEN
       made := made || CASE WHEN right(k, 1) = '/' THEN '{"kind":"dir"}'::jsonb ELSE '{"kind":"file"}' END;
     END IF;
     IF in_place THEN
-      made := made || jsonb_build_object('version', h.meta->'version')
-        || CASE WHEN h.meta ?| '{from,restored_from,op}' THEN jsonb_strip_nulls(jsonb_build_object(
-          'from', h.meta->'from', 'restored_from', h.meta->'restored_from', 'op', h.meta->'op')) ELSE '{}' END;
-      UPDATE @schema@.pgfiles p SET id = new_id, meta = made, data = body WHERE p.id = extends AND p.key = k;
+      made := made || jsonb_build_object('version', h.meta->'version') || @schema@.pgfiles_origin(h.meta);
+      UPDATE @schema@.pgfiles p SET id = new_id, meta = made, data = body WHERE p.id = h.id AND p.key = k;
       IF FOUND THEN
+        IF h.meta ? 'hard_link' THEN also := @schema@.pgfiles_put_twins(new_id, k, made, body, extends); END IF;
         IF cardinality(drops) > 0 THEN PERFORM @schema@.pgfiles_drop_bodies(h.meta->>'lin', drops, new_id); END IF;
-        RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made);
+        RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made, 'also', also);
       END IF;
     ELSE
       made := made || jsonb_build_object('version', coalesce((h.meta->>'version')::bigint, 0) + 1);
       INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES (new_id, k, made, body) ON CONFLICT DO NOTHING;
-      IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made); END IF;
+      IF FOUND THEN
+        IF h.live AND h.meta ? 'hard_link' THEN also := @schema@.pgfiles_put_twins(new_id, k, made, body, extends); END IF;
+        RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made, 'also', also);
+      END IF;
       SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = k;
       IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made); END IF;
       IF EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = new_id) THEN
@@ -134,7 +141,7 @@ END $$;
 -- Attributes, merged into whichever row is head now.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_setattr(k text, patch jsonb, expect jsonb, explicit jsonb, again bool, srv jsonb, n int)
 RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE h record; made jsonb; newest uuid; field text; merged jsonb;
+DECLARE h record; made jsonb; newest uuid; also jsonb;
 BEGIN
   PERFORM @schema@.pgfiles_revives(k); -- for its lock: a directory that is being renamed moves its rows as it read them
   LOOP
@@ -160,7 +167,18 @@ BEGIN
   IF again AND made - 'rev' = h.meta - 'rev' THEN made := h.meta;
   ELSE UPDATE @schema@.pgfiles p SET meta = made WHERE p.id = h.id;
   END IF;
-  RETURN jsonb_build_object('id', h.id, 'key', k, 'meta', made);
+  IF h.meta ? 'hard_link' THEN also := @schema@.pgfiles_patch_twins(h.meta->>'hard_link', k, patch); END IF;
+  RETURN jsonb_build_object('id', h.id, 'key', k, 'meta', made, 'also', also);
+END $$;
+
+-- The same attributes for the other names of an inode. The other names.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_patch_twins(hard_link text, k text, patch jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE ids uuid[]; keys text[];
+BEGIN
+  PERFORM @schema@.pgfiles_lock_links(hard_link);
+  SELECT array_agg(l.id), array_agg(l.key) INTO ids, keys FROM @schema@.pgfiles_links(hard_link) l WHERE l.key <> k;
+  UPDATE @schema@.pgfiles p SET meta = @schema@.pgfiles_patched(p.meta, patch) WHERE p.id = ANY (ids);
+  RETURN coalesce(to_jsonb(keys), '[]');
 END $$;
 
 -- meta with a patch merged in: fields replace, tags and xattrs merge by name (null removes), rev counts.

@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_keep_dir(dir text, srv jsonb, n int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE dead bool;
 BEGIN
-  IF dir = '' THEN RETURN; END IF;
+  IF dir IN ('', './') OR right(dir, 2) = '//' THEN RETURN; END IF; -- no path leads to the latter two: the way of an exchange
   SELECT p.meta @> '{"deleted":true}' INTO dead FROM @schema@.pgfiles p WHERE p.key = dir
     ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF FOUND AND NOT dead THEN RETURN; END IF;
@@ -17,13 +17,14 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_bury(new_id uuid, k text, head jsonb
 DECLARE made jsonb;
 BEGIN
   made := jsonb_strip_nulls(jsonb_build_object('version', coalesce((head->>'version')::bigint, 0) + 1, 'deleted', true,
-    'kind', coalesce(head->>'kind', CASE WHEN right(k, 1) = '/' THEN 'dir' ELSE 'file' END), 'ino', head->'ino', 'to', link)) || srv;
+    'kind', coalesce(head->>'kind', CASE WHEN right(k, 1) = '/' THEN 'dir' ELSE 'file' END), 'ino', head->'ino',
+    'hard_link', head->'hard_link', 'to', link)) || srv;
   INSERT INTO @schema@.pgfiles(id, key, meta) VALUES (new_id, k, made) ON CONFLICT DO NOTHING;
   RETURN CASE WHEN FOUND THEN made END;
 END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove(new_id uuid, k text, expect jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE h record; made jsonb;
+DECLARE h record; made jsonb; also jsonb;
 BEGIN
   IF right(k, 1) = '/' OR left(k, 1) = '/' THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, to_json(k) || ' is not the key of a file');
@@ -40,8 +41,9 @@ BEGIN
     made := @schema@.pgfiles_bury(new_id, k, h.meta, NULL, srv);
     EXIT WHEN made IS NOT NULL;
   END LOOP;
+  IF h.meta ? 'hard_link' THEN also := @schema@.pgfiles_relink(h.meta->>'hard_link', srv->>'created_at'); END IF;
   PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(k), srv, n);
-  RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made);
+  RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made, 'also', also);
 END $$;
 
 -- All directories at and below `dir` that hold a live key, or are live markers: what must be locked before a whole tree
@@ -78,7 +80,7 @@ END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove_dir(new_id uuid, dir text, recursive bool, srv jsonb, n int) RETURNS jsonb
 LANGUAGE plpgsql AS $$
-DECLARE h record; gone bigint := 0; made jsonb; below text[];
+DECLARE h record; gone bigint := 0; made jsonb; below text[]; groups text[]; also jsonb := '[]';
 BEGIN
   SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = dir;
   IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'files', 0); END IF;
@@ -92,6 +94,7 @@ BEGIN
   END IF;
   IF recursive THEN
     below := ARRAY(SELECT DISTINCT d FROM @schema@.pgfiles_dirs_below(dir) d WHERE d <> dir);
+    groups := ARRAY(SELECT DISTINCT t.meta->>'hard_link' FROM @schema@.pgfiles_tree(dir, dir, 2147483647) t WHERE t.meta ? 'hard_link');
     -- Implied directories get a tombstone too: a listing above must not have to look below them.
     WITH heads AS MATERIALIZED (SELECT t.key, t.meta FROM @schema@.pgfiles_tree(dir, dir, 2147483647) t),
     implied AS (SELECT d AS key, (SELECT p.meta FROM @schema@.pgfiles p WHERE p.key = d
@@ -103,6 +106,7 @@ BEGIN
         'ino', a.meta->'ino')) || srv
       FROM (SELECT * FROM heads UNION ALL SELECT * FROM implied) a RETURNING key)
     SELECT count(*) INTO gone FROM buried WHERE right(key, 1) <> '/';
+    also := (SELECT coalesce(jsonb_agg(k), '[]') FROM unnest(groups) g, jsonb_array_elements(@schema@.pgfiles_relink(g, srv->>'created_at')) k);
   ELSIF EXISTS (SELECT FROM @schema@.pgfiles_dir(dir, NULL, 1, 0)) THEN
     PERFORM @schema@.pgfiles_fail('PF003', n, to_json(dir) || ' is not empty');
   END IF;
@@ -111,5 +115,5 @@ BEGIN
     EXIT WHEN @schema@.pgfiles_bury(new_id, dir, h.meta, NULL, srv) IS NOT NULL;
   END LOOP;
   PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(dir), srv, n);
-  RETURN jsonb_build_object('id', new_id, 'files', gone);
+  RETURN jsonb_build_object('id', new_id, 'files', gone, 'also', also);
 END $$;

@@ -16,7 +16,7 @@ END $$;
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename(op jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   src text := op->>'from'; dst text := op->>'to'; h record; t record; newest uuid; made jsonb; history jsonb; moves bool;
-  revives bool; by_ref bool; lin jsonb; new_id uuid := (op->>'id')::uuid; fenced bool;
+  revives bool; by_ref bool; lin jsonb; new_id uuid := (op->>'id')::uuid; fenced bool; also jsonb := '[]';
 BEGIN
   IF right(src, 1) = '/' OR right(dst, 1) = '/' OR left(src, 1) = '/' OR left(dst, 1) = '/' THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be renamed to %s', to_json(src), to_json(dst)));
@@ -45,12 +45,17 @@ BEGIN
     PERFORM @schema@.pgfiles_fail('PF001', n, to_json(src) || ' does not exist');
   END IF;
   IF src = dst THEN RETURN jsonb_build_object('id', h.id, 'key', dst, 'meta', h.meta, 'moved', false); END IF;
+  IF h.meta ? 'hard_link' THEN PERFORM @schema@.pgfiles_lock_links(h.meta->>'hard_link'); END IF;
   moves := @schema@.pgfiles_is_young(src, h.id, h.meta, op->'young');
   fenced := @schema@.pgfiles_crosses(src, dst);
   <<race>> LOOP
   SELECT p.id, p.meta INTO t FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF jsonb_typeof(op->'expect_to') = 'object' THEN
     PERFORM @schema@.pgfiles_expect(op->'expect_to', dst, t.id, t.meta, n);
+  END IF;
+  -- man 2 rename: two names of one inode stay as they are.
+  IF h.meta ? 'hard_link' AND t.meta->>'hard_link' = h.meta->>'hard_link' AND NOT t.meta @> '{"deleted":true}' THEN
+    RETURN jsonb_build_object('id', t.id, 'key', dst, 'meta', t.meta, 'moved', false, 'also', jsonb_build_array(src, dst));
   END IF;
   by_ref := NOT moves AND NOT fenced AND NOT h.meta ?| '{layout,body}' AND octet_length(h.data) > @schema@.pgfiles_small();
   lin := CASE WHEN by_ref AND NOT h.meta ? 'lin' THEN to_jsonb(gen_random_uuid()) ELSE h.meta->'lin' END;
@@ -61,9 +66,10 @@ BEGIN
     || CASE WHEN revives THEN '{"revive":true}'::jsonb ELSE '{}' END
     || CASE WHEN moves THEN '{}' ELSE jsonb_build_object('from', jsonb_build_object('key', src, 'version', h.meta->'version')) END;
   IF fenced OR @schema@.pgfiles_limited() THEN
+    IF fenced THEN made := @schema@.pgfiles_unlinked(made); END IF;
     made := @schema@.pgfiles_rename_by_copy(new_id, src, dst, h.id, h.meta, made, fenced, srv);
     PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n);
-    RETURN made;
+    RETURN made || jsonb_build_object('also', @schema@.pgfiles_renamed_links(h.meta, t.meta, dst, op->>'ctime', srv));
   END IF;
   BEGIN
     UPDATE @schema@.pgfiles p SET key = dst, meta = made WHERE p.id = h.id;
@@ -80,8 +86,35 @@ BEGIN
     PERFORM @schema@.pgfiles_bury(new_id, src, h.meta, jsonb_build_object('key', dst, 'version', made->'version'), srv);
   END IF;
   PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n);
-  RETURN jsonb_build_object('id', h.id, 'key', dst, 'meta', made, 'moved', moves);
+  IF h.meta ? 'hard_link' OR t.meta ? 'hard_link' THEN
+    also := @schema@.pgfiles_renamed_links(h.meta, t.meta, dst, op->>'ctime', srv);
+    SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = h.id;
+  END IF;
+  RETURN jsonb_build_object('id', h.id, 'key', dst, 'meta', made, 'moved', moves, 'also', also);
 END $$;
+
+-- After a rename: the inode that lost the name at the target has one less, the one that moved has another ctime under all of
+-- its names. All names of both.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_renamed_links(moved jsonb, replaced jsonb, dst text, ctime text, srv jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE also jsonb := '[]';
+BEGIN
+  IF replaced ? 'hard_link' AND NOT replaced @> '{"deleted":true}' THEN
+    also := also || @schema@.pgfiles_relink(replaced->>'hard_link', srv->>'created_at');
+  END IF;
+  IF moved ? 'hard_link' THEN
+    also := also || @schema@.pgfiles_relink(moved->>'hard_link', srv->>'created_at');
+    IF ctime IS NOT NULL THEN
+      PERFORM @schema@.pgfiles_patch_twins(moved->>'hard_link', dst, jsonb_build_object('ctime', ctime));
+    END IF;
+  END IF;
+  RETURN also;
+END $$;
+
+-- meta of a name that leaves its group: another inode.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_unlinked(m jsonb) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+  SELECT CASE WHEN m ? 'hard_link' THEN m - '{hard_link,nlink,twin}'::text[] || jsonb_build_object('ino', @schema@.pgfiles_new_ino()) ELSE m END
+$$;
 
 -- For a role that may not change rows, and across the edge of a granted prefix: a new row with the bytes, and a tombstone.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename_by_copy(new_id uuid, src text, dst text, source uuid, old jsonb, made jsonb,

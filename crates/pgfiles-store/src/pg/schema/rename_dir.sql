@@ -94,8 +94,10 @@ BEGIN
       coalesce((SELECT (d.meta->>'version')::bigint FROM @schema@.pgfiles d WHERE d.key = to_key
         ORDER BY (d.meta->>'version')::bigint DESC NULLS LAST LIMIT 1), 0) + 1) || srv
       || CASE WHEN revives AND r.key = src THEN '{"revive":true}'::jsonb ELSE '{}' END;
+    IF fenced THEN made := @schema@.pgfiles_unlinked(made); END IF;
     PERFORM @schema@.pgfiles_rename_by_copy(CASE WHEN r.key = src THEN new_id ELSE gen_random_uuid() END, r.key, to_key, r.id,
       r.meta, made, fenced, srv);
+    IF fenced AND r.meta ? 'hard_link' THEN PERFORM @schema@.pgfiles_relink(r.meta->>'hard_link', srv->>'created_at'); END IF;
     files := files + CASE WHEN right(r.key, 1) = '/' THEN 0 ELSE 1 END;
   END LOOP;
   RETURN files;

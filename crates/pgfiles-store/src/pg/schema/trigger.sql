@@ -56,7 +56,7 @@ BEGIN
   IF given::text LIKE '%null%' THEN
     given := (SELECT coalesce(jsonb_object_agg(f.key, f.value), '{}') FROM jsonb_each(given) f WHERE f.value <> 'null');
   END IF;
-  given := given - '{version,created_at,xid,lin,body,layout,revive,op}'::text[];
+  given := given - '{version,created_at,xid,lin,body,layout,revive,op,hard_link,nlink,twin}'::text[];
   SELECT p.meta INTO head FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF jsonb_typeof(head) <> 'object' THEN head := NULL; END IF;
   dead := given @> '{"deleted":true}';
@@ -77,7 +77,9 @@ BEGIN
   END IF;
   RETURN jsonb_build_object('kind', kind, 'mtime', at, 'ctime', at)
     || CASE WHEN marker THEN '{}' ELSE jsonb_build_object('content_type', @schema@.pgfiles_content_type(k), 'ino', @schema@.pgfiles_new_ino()) END
-    || CASE WHEN head @> '{"deleted":true}' OR head IS NULL THEN '{}' ELSE @schema@.pgfiles_attributes(head) - 'ctime' END
+    -- A row that is written for one name of several alone is another file: the trigger writes no other row.
+    || CASE WHEN head @> '{"deleted":true}' OR head IS NULL THEN '{}'
+       ELSE @schema@.pgfiles_attributes(head) - CASE WHEN head ? 'hard_link' THEN '{ctime,hard_link,nlink,ino}' ELSE '{ctime}' END::text[] END
     || given || made;
 END $$;
 

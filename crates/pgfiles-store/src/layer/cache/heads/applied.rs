@@ -17,7 +17,11 @@ impl Heads {
         for (index, op) in ops.iter().enumerate() {
             known.stamp += 1;
             known.tick += 1;
-            known.apply(begun, op, outcomes.get(index).and_then(|outcome| outcome.head.as_ref()));
+            let outcome = outcomes.get(index);
+            known.apply(begun, op, outcome.and_then(|outcome| outcome.head.as_ref()));
+            for key in outcome.into_iter().flat_map(|outcome| &outcome.also) {
+                known.forget(key);
+            }
         }
         self.bound(&mut known);
     }
@@ -59,6 +63,10 @@ pub(crate) fn touched(op: &Op) -> Vec<Key> {
         Op::RemoveDir(op) => op.dir.marker().into_iter().collect(),
         Op::Rename(op) => vec![op.from.clone(), op.to.clone()],
         Op::RenameDir(op) => op.from.marker().into_iter().chain(op.to.marker()).collect(),
+        Op::Exchange(op) => {
+            [&op.from, &op.to].into_iter().flat_map(|key| [Some(key.clone()), key.as_dir().marker()]).flatten().collect()
+        }
+        Op::Link(op) => vec![op.from.clone(), op.to.clone()],
         Op::Copy(op) => vec![op.to.clone()],
         Op::Restore(op) => vec![op.key.clone()],
         Op::RestoreDir(op) => op.dir.marker().into_iter().collect(),
@@ -80,6 +88,16 @@ impl Known {
             Op::Delete(op) => self.gone(begun, &op.key),
             Op::Rename(op) => {
                 self.gone(begun, &op.from);
+                self.stands(begun, &op.to, head);
+            }
+            Op::Exchange(op) => {
+                for key in [&op.from, &op.to] {
+                    self.forget(key);
+                    self.forget_tree(key.as_dir().as_str());
+                }
+            }
+            Op::Link(op) => {
+                self.forget(&op.from);
                 self.stands(begun, &op.to, head);
             }
             Op::Copy(op) => self.stands(begun, &op.to, head),
