@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use pgfiles_vfs::{Caller, EntryReply, HandleId, LookupReply, OpenMode, Opened, Result, SetAttr, Vfs, XattrMode};
 use tokio::runtime::Handle;
@@ -258,11 +258,17 @@ impl Filesystem for Adapter {
         let (vfs, parent, name) = (self.vfs.clone(), convert::ino(parent), name.as_bytes().to_vec());
         let (new_parent, new_name) = (convert::ino(new_parent), new_name.as_bytes().to_vec());
         let noreplace = flags.contains(RenameFlags::RENAME_NOREPLACE);
-        if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
+        let exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
+        if flags.intersects(!(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE)) || noreplace && exchange {
             return reply.error(Errno::EINVAL);
         }
         self.run("rename", async move {
-            empty(reply, "rename", vfs.rename(parent, &name, new_parent, &new_name, noreplace).await);
+            let result = if exchange {
+                vfs.exchange(parent, &name, new_parent, &new_name).await
+            } else {
+                vfs.rename(parent, &name, new_parent, &new_name, noreplace).await
+            };
+            empty(reply, "rename", result);
         });
     }
 
@@ -336,6 +342,58 @@ impl Filesystem for Adapter {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.run("write", async move {
             answer!(reply, "write", vfs.write(handle(fh), offset, bytes, kill).await, len => reply.written(len as u32));
+        });
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let (vfs, kill) = (self.vfs.clone(), request.uid() != 0);
+        let Some(what) = convert::allocate(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        self.run("fallocate", async move {
+            empty(reply, "fallocate", vfs.fallocate(handle(fh), what, offset, length, kill).await);
+        });
+    }
+
+    fn lseek(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let vfs = self.vfs.clone();
+        let Some(what) = convert::seek(whence) else { return reply.error(Errno::EINVAL) };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        self.run("lseek", async move {
+            answer!(reply, "lseek", vfs.lseek(handle(fh), offset, what).await, found => reply.offset(found as i64));
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        /// What the answer can count.
+        const COPIED_MAX: u64 = 1 << 31;
+        let (vfs, kill) = (self.vfs.clone(), request.uid() != 0);
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        self.run("copy_file_range", async move {
+            let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
+            let result = vfs.copy_file_range(from, to, len.min(COPIED_MAX), kill).await;
+            answer!(reply, "copy_file_range", result, copied => reply.written(copied as u32));
         });
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 use pgfiles_store::version::{Kind, Timestamp};
-use pgfiles_vfs::{Attr, InodeNo, SetTime, VfsError};
+use pgfiles_vfs::{Allocate, Attr, InodeNo, Seek, SetTime, VfsError};
 
 pub(crate) fn errno(error: &VfsError) -> Errno {
     match error {
@@ -24,6 +24,9 @@ pub(crate) fn errno(error: &VfsError) -> Errno {
         VfsError::NoSpace => Errno::ENOSPC,
         VfsError::BadHandle => Errno::EBADF,
         VfsError::NoAttribute => Errno::NO_XATTR,
+        VfsError::TooManyLinks => Errno::EMLINK,
+        VfsError::CrossDevice => Errno::EXDEV,
+        VfsError::BeyondEnd => Errno::ENXIO,
         VfsError::AttributeTooLarge => Errno::E2BIG,
         VfsError::NotSupported => Errno::EOPNOTSUPP,
         // Two clients met; the caller may try again.
@@ -62,7 +65,7 @@ pub(crate) fn attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
-        blocks: attr.size.div_ceil(512),
+        blocks: attr.allocated.div_ceil(512),
         atime: system_time(attr.atime),
         mtime: system_time(attr.mtime),
         ctime: system_time(attr.ctime),
@@ -100,6 +103,29 @@ fn timestamp(at: SystemTime) -> Timestamp {
             let before = before.duration();
             Timestamp { seconds: -i64::try_from(before.as_secs()).unwrap_or(i64::MAX), nanos: before.subsec_nanos() }
         }
+    }
+}
+
+/// What `fallocate`'s mode asks for; `None` for what is not carried (collapse, insert, unshare).
+pub(crate) fn allocate(mode: i32) -> Option<Allocate> {
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+    Some(match mode {
+        0 => Allocate::Reserve { keep_size: false },
+        libc::FALLOC_FL_KEEP_SIZE => Allocate::Reserve { keep_size: true },
+        PUNCH => Allocate::Punch,
+        libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero { keep_size: false },
+        ZERO_KEEP => Allocate::Zero { keep_size: true },
+        _ => return None,
+    })
+}
+
+/// What `lseek` looks for; the kernel does the other kinds itself.
+pub(crate) fn seek(whence: i32) -> Option<Seek> {
+    match whence {
+        libc::SEEK_DATA => Some(Seek::Data),
+        libc::SEEK_HOLE => Some(Seek::Hole),
+        _ => None,
     }
 }
 

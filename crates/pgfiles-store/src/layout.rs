@@ -60,6 +60,12 @@ impl Manifest {
         Layout { chunk: self.chunk, levels: self.levels() }
     }
 
+    /// Bytes of a body of that size that are not holes, counted in whole chunks; at most `size`.
+    pub fn allocated(&self, size: u64) -> u64 {
+        let chunks = self.entries.iter().flatten().count() as u64;
+        (chunks * u64::from(self.chunk)).min(size)
+    }
+
     /// Grows with holes or shrinks to hold `size` bytes.
     pub fn resize(&mut self, size: u64) {
         self.entries.resize(chunks(size, self.chunk), None);

@@ -135,6 +135,8 @@ impl Layout {
 pub struct Meta {
     pub kind: Kind,
     pub size: u64,
+    /// Bytes of a chunked body that are not holes, where it has any.
+    pub allocated: Option<u64>,
     pub etag: Option<String>,
     pub content_type: Option<String>,
     pub created_at: Option<Timestamp>,
@@ -206,6 +208,7 @@ impl Meta {
             "version" => true,
             "kind" => value.as_str().and_then(Kind::parse).map(|kind| self.kind = kind).is_some(),
             "size" => value.as_u64().filter(|&n| n <= i64::MAX as u64).map(|n| self.size = n).is_some(),
+            "allocated" => put(&mut self.allocated, value.as_u64()),
             "etag" => put(&mut self.etag, text()),
             "content_type" => put(&mut self.content_type, text()),
             "created_at" => put(&mut self.created_at, time()),
@@ -261,6 +264,7 @@ impl Meta {
         let time = |at: Option<Timestamp>| at.map(|at| at.to_string().into());
         set("kind", Some(self.kind.as_str().into()));
         set("size", Some(self.size.into()));
+        set("allocated", self.allocated.map(Value::from));
         set("etag", self.etag.clone().map(Value::from));
         set("content_type", self.content_type.clone().map(Value::from));
         set("created_at", time(self.created_at));
@@ -296,10 +300,11 @@ impl Meta {
 
     /// The fields that say what the bytes are, not whose they are: a new version takes none of them from its
     /// predecessor; every other field of a live head, unknown ones included, is inherited.
-    pub const OF_CONTENT: [&str; 18] = [
+    pub const OF_CONTENT: [&str; 19] = [
         "version",
         "kind",
         "size",
+        "allocated",
         "etag",
         "created_at",
         "xid",

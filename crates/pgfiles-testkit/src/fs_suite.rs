@@ -4,7 +4,9 @@
 
 mod checks;
 mod direct;
+mod links;
 mod on_disk;
+mod ranges;
 
 pub use direct::Direct;
 pub use on_disk::OnDisk;
@@ -21,6 +23,8 @@ pub struct Stat {
     pub mode: u32,
     pub nlink: u64,
     pub size: u64,
+    /// Bytes that take room.
+    pub stored: u64,
     pub uid: u32,
     /// Seconds and nanoseconds.
     pub mtime: (i64, u32),
@@ -43,6 +47,14 @@ pub trait Fs {
     fn rmdir(&self, path: &str) -> Outcome<()>;
     fn unlink(&self, path: &str) -> Outcome<()>;
     fn rename(&self, from: &str, to: &str, noreplace: bool) -> Outcome<()>;
+    fn exchange(&self, a: &str, b: &str) -> Outcome<()>;
+    fn link(&self, from: &str, to: &str) -> Outcome<()>;
+    /// `mode` as in `man 2 fallocate`.
+    fn fallocate(&self, file: &Self::File, mode: i32, offset: u64, len: u64) -> Outcome<()>;
+    /// `whence` is SEEK_DATA or SEEK_HOLE.
+    fn lseek(&self, file: &Self::File, offset: u64, whence: i32) -> Outcome<u64>;
+    /// One call: what it copied.
+    fn copy_range(&self, from: &Self::File, offset: u64, to: &Self::File, to_offset: u64, len: u64) -> Outcome<u64>;
     fn symlink(&self, target: &[u8], path: &str) -> Outcome<()>;
     fn readlink(&self, path: &str) -> Outcome<Vec<u8>>;
     /// Sorted, without `.` and `..`.
@@ -86,7 +98,7 @@ pub trait Fs {
 /// # Panics
 /// Where one fails, naming it.
 pub fn run<F: Fs>(fs: &F) {
-    for (name, check) in checks::all::<F>() {
+    for (name, check) in checks::all::<F>().into_iter().chain(links::all()).chain(ranges::all()) {
         let dir = format!("check-{name}");
         fs.mkdir(&dir, 0o755).unwrap();
         eprintln!("fs_suite: {name}");

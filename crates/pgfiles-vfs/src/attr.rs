@@ -23,9 +23,11 @@ pub struct Attr {
     pub ino: InodeNo,
     pub kind: Kind,
     pub size: u64,
+    /// Bytes that are stored: less than `size` where there are holes.
+    pub allocated: u64,
     /// Permission bits, 0 to 0o7777.
     pub mode: u32,
-    /// 0 for a file whose last name is gone; 1 for directories, which says nothing about what is in them.
+    /// Names of the inode: 0 for a file whose last one is gone; 1 for directories, which says nothing about what is in them.
     pub nlink: u32,
     pub uid: u32,
     pub gid: u32,
@@ -84,6 +86,8 @@ pub(crate) struct Facts {
     /// The newest row; `None` for an implied directory and for what has no row yet.
     pub row: Option<(VersionId, VersionNo)>,
     pub size: u64,
+    /// `None`: all of it.
+    pub allocated: Option<u64>,
     pub mode: Option<u32>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
@@ -103,6 +107,11 @@ pub(crate) struct Extra {
     pub target: Option<String>,
     pub xattrs: BTreeMap<String, Vec<u8>>,
     pub fault: Option<String>,
+    /// The group of names that share the inode, and how many they are; `None` and 0 where it has one.
+    pub hard_link: Option<String>,
+    pub nlink: u32,
+    /// The row of another name that the row was written with.
+    pub twin: Option<VersionId>,
 }
 
 impl Facts {
@@ -114,6 +123,7 @@ impl Facts {
             ino_stored: true,
             row: None,
             size: 0,
+            allocated: None,
             mode: Some(mode & 0o7777),
             uid: Some(caller.uid),
             gid: Some(caller.gid),
@@ -156,7 +166,11 @@ impl Facts {
     pub fn of_head(head: &Head) -> Self {
         let meta = &head.meta;
         let mtime = meta.mtime.or(meta.created_at).unwrap_or_default();
-        let has_extra = meta.target.is_some() || !meta.xattrs.is_empty() || meta.fault.is_some();
+        let has_extra = meta.target.is_some()
+            || !meta.xattrs.is_empty()
+            || meta.fault.is_some()
+            || meta.hard_link.is_some()
+            || meta.twin.is_some();
         let size = match (meta.kind, &meta.target) {
             (Kind::Symlink, Some(target)) => key::unescape(target).len() as u64,
             (Kind::File | Kind::Symlink, _) => meta.size,
@@ -169,6 +183,7 @@ impl Facts {
             ino_stored: meta.ino.is_some(),
             row: Some((head.id, head.version)),
             size,
+            allocated: meta.allocated,
             mode: meta.mode,
             uid: meta.uid,
             gid: meta.gid,
@@ -179,9 +194,52 @@ impl Facts {
             layout: meta.layout,
             lineage: meta.lineage,
             body: meta.body,
-            extra: has_extra
-                .then(|| Box::new(Extra { target: meta.target.clone(), xattrs: meta.xattrs.clone(), fault: meta.fault.clone() })),
+            extra: has_extra.then(|| {
+                Box::new(Extra {
+                    target: meta.target.clone(),
+                    xattrs: meta.xattrs.clone(),
+                    fault: meta.fault.clone(),
+                    hard_link: meta.hard_link.clone(),
+                    nlink: if meta.hard_link.is_some() { meta.nlink.unwrap_or(0) } else { 0 },
+                    twin: meta.twin,
+                })
+            }),
         }
+    }
+
+    /// Stands for the content: one id under all names of the inode, though each has a row of its own.
+    pub fn content(&self) -> Option<VersionId> {
+        let (id, _) = self.row?;
+        Some(self.extra.as_ref().and_then(|extra| extra.twin).unwrap_or(id))
+    }
+
+    /// The group of names that share the inode.
+    pub fn hard_link(&self) -> Option<&str> {
+        self.extra.as_ref()?.hard_link.as_deref()
+    }
+
+    /// How many names the inode has.
+    pub fn nlink(&self) -> u32 {
+        self.extra.as_ref().map_or(1, |extra| extra.nlink.max(1))
+    }
+
+    /// Takes over how many names the inode has.
+    pub fn set_nlink(&mut self, nlink: u32) {
+        if nlink != self.nlink() {
+            self.extra.get_or_insert_default().nlink = nlink;
+        }
+    }
+
+    /// One name less. How many are left.
+    pub fn lose_name(&mut self) -> u32 {
+        let left = self.nlink() - 1;
+        if let Some(extra) = &mut self.extra {
+            extra.nlink = left;
+            if left <= 1 {
+                extra.hard_link = None;
+            }
+        }
+        left
     }
 
     /// The row again, as far as reading its body needs it; `None` where there is none.
@@ -214,8 +272,9 @@ impl Facts {
             ino,
             kind: self.kind,
             size: if self.kind == Kind::Dir { 4096 } else { self.size },
+            allocated: if self.kind == Kind::Dir { 4096 } else { self.allocated.unwrap_or(self.size).min(self.size) },
             mode: if self.kind == Kind::Symlink { 0o777 } else { self.mode.unwrap_or(default_mode) },
-            nlink: u32::from(!unlinked),
+            nlink: if unlinked { 0 } else { self.nlink() },
             uid: stored(self.uid, view.uid),
             gid: stored(self.gid, view.gid),
             rdev: self.rdev,

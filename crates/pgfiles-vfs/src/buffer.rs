@@ -274,7 +274,7 @@ impl Chunked {
         Ok(())
     }
 
-    fn grow(&mut self, size: u64, rows: &mut Rows) -> Result<()> {
+    pub fn grow(&mut self, size: u64, rows: &mut Rows) -> Result<()> {
         check_size(size, self.manifest.chunk)?;
         self.resize_manifest(size, rows);
         Ok(())
@@ -317,6 +317,53 @@ impl Chunked {
         self.flying.split_off(&kept);
         self.resize_manifest(size, rows);
         Ok(())
+    }
+
+    /// Makes a range, which ends within the file, read as zeros; whole chunks become holes.
+    pub async fn punch(&mut self, store: &dyn Store, from: u64, to: u64, rows: &mut Rows) -> Result<()> {
+        let mut at = from;
+        while at < to {
+            let index = (at / self.chunk()) as usize;
+            let start = index as u64 * self.chunk();
+            let until = to.min(start + self.chunk());
+            let whole = at == start && until == self.size.min(start + self.chunk());
+            if whole {
+                self.dirty.remove(&index);
+                self.flying.remove(&index);
+                let entry = self.manifest.entries.get_mut(index).and_then(Option::take);
+                if entry.is_some() {
+                    rows.drop_row(entry);
+                    self.touch_leaf(index, rows);
+                }
+            } else if self.is_data(index) {
+                let chunk = self.thaw(store, index, true, rows).await?;
+                let (from, to) = ((at - start) as usize, ((until - start) as usize).min(chunk.len()));
+                if let Some(range) = chunk.get_mut(from..to) {
+                    range.fill(0);
+                }
+            }
+            at = until;
+        }
+        Ok(())
+    }
+
+    /// Whether a chunk has bytes of its own; else it is a hole.
+    pub fn is_data(&self, index: usize) -> bool {
+        self.dirty.contains_key(&index)
+            || self.flying.contains_key(&index)
+            || self.manifest.entries.get(index).is_some_and(Option::is_some)
+    }
+
+    /// Takes over a whole chunk of another body of the same lineage, by reference; `None` is a hole.
+    pub fn refer(&mut self, index: usize, to: Option<VersionId>, rows: &mut Rows) {
+        self.dirty.remove(&index);
+        self.flying.remove(&index);
+        let Some(entry) = self.manifest.entries.get_mut(index) else { return };
+        let before = std::mem::replace(entry, to);
+        if before != to {
+            rows.drop_row(before);
+            self.touch_leaf(index, rows);
+        }
     }
 
     /// Changed chunks to be sent now, at least one, about [`SPILL_BYTES`]; the last chunk of the file only if `all`,

@@ -64,6 +64,15 @@ pub enum VfsError {
     /// This filesystem has no such thing.
     #[error("not supported")]
     NotSupported,
+    /// There is no data, or no hole, from there on (`man 2 lseek`).
+    #[error("beyond the end")]
+    BeyondEnd,
+    /// An inode has as many names as it may have.
+    #[error("too many links")]
+    TooManyLinks,
+    /// Two names lie where they cannot share an inode.
+    #[error("the names lie on two sides of the edge of a grant")]
+    CrossDevice,
     /// Someone else changed the same thing at the same time.
     #[error("changed meanwhile: {0}")]
     Conflict(Arc<StoreError>),
@@ -88,6 +97,8 @@ impl From<StoreError> for VfsError {
             Kind::NotEmpty => Self::NotEmpty,
             Kind::Invalid => Self::InvalidArgument("the server refuses the request"),
             Kind::NoSpace => Self::NoSpace,
+            Kind::TooManyLinks => Self::TooManyLinks,
+            Kind::CrossesGrant => Self::CrossDevice,
             Kind::ReadOnly => Self::ReadOnly,
             Kind::Forbidden => Self::AccessDenied(error),
             Kind::Corrupt | Kind::BodyGone => Self::Corrupt(error),

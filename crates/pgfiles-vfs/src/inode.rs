@@ -3,7 +3,8 @@
 //!
 //! Invariants: `children` of a directory points at the node that a lookup of that name finds; the node's `place` is
 //! where its content is published. The two part when another client puts another file at the name while the first is
-//! open here: then the first keeps its place, and the name belongs to the second.
+//! open here: then the first keeps its place, and the name belongs to the second. A file with several names has a place for
+//! each that was looked up; it is published at the first of them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,8 +29,8 @@ pub(crate) struct Inode {
 /// What is known of an inode.
 pub(crate) struct Node {
     pub facts: Facts,
-    /// Directory and name; `None` for the root and once the last name is gone.
-    pub place: Option<(InodeNo, Name)>,
+    /// Directory and name, of each name that is known; none for the root and once the last name is gone.
+    places: Vec<(InodeNo, Name)>,
     pub children: HashMap<Name, InodeNo>,
     /// Counts changes of names and facts in this directory by this mount: an answer of the store that was asked for
     /// before is not believed.
@@ -74,7 +75,7 @@ impl Node {
     fn new(facts: Facts, place: Option<(InodeNo, Name)>) -> Self {
         Self {
             facts,
-            place,
+            places: place.into_iter().collect(),
             children: HashMap::new(),
             changes: 0,
             pending: false,
@@ -87,6 +88,11 @@ impl Node {
             opens: 0,
             inode: None,
         }
+    }
+
+    /// Where the content is published: directory and name.
+    pub fn place(&self) -> Option<&(InodeNo, Name)> {
+        self.places.first()
     }
 
     /// Whether the table knows better than the store.
@@ -169,7 +175,7 @@ impl Table {
         let mut names = Vec::new();
         let mut at = no;
         while at != InodeNo::ROOT {
-            let (parent, name) = self.node(at)?.place.as_ref().ok_or(VfsError::NotFound)?;
+            let (parent, name) = self.node(at)?.place().ok_or(VfsError::NotFound)?;
             names.push(name.component());
             at = *parent;
         }
@@ -194,7 +200,7 @@ impl Table {
             if no == ancestor {
                 return true;
             }
-            match self.nodes.get(&no).and_then(|node| node.place.as_ref()) {
+            match self.nodes.get(&no).and_then(Node::place) {
                 Some((parent, _)) => no = *parent,
                 None => return false,
             }
@@ -238,6 +244,26 @@ impl Table {
         self.insert(parent, name, key, facts)
     }
 
+    /// The known node that an entry is another name of.
+    pub fn linked(&self, facts: &Facts) -> Option<InodeNo> {
+        let no = InodeNo(facts.ino);
+        let group = facts.hard_link()?;
+        let node = self.nodes.get(&no).filter(|node| node.facts.kind == facts.kind)?;
+        (node.facts.hard_link() == Some(group)).then_some(no)
+    }
+
+    /// A node is found at one more name; what was known there is detached.
+    pub fn add_place(&mut self, no: InodeNo, parent: InodeNo, name: &Name) -> Result<()> {
+        self.node(parent)?;
+        if self.child(parent, name) == Some(no) {
+            return Ok(());
+        }
+        self.detach(parent, name);
+        self.node_mut(no)?.places.push((parent, name.clone()));
+        self.node_mut(parent)?.children.insert(name.clone(), no);
+        Ok(())
+    }
+
     /// Whether the node that is known at a name is another file than the one that the store has there now.
     pub fn is_replaced(&self, parent: InodeNo, name: &Name, facts: &Facts) -> bool {
         let node = self.child(parent, name).and_then(|no| self.nodes.get(&no));
@@ -258,41 +284,65 @@ impl Table {
     pub fn detach(&mut self, parent: InodeNo, name: &Name) {
         let Some(dir) = self.nodes.get_mut(&parent) else { return };
         let Some(no) = dir.children.remove(name) else { return };
+        if let Some(node) = self.nodes.get_mut(&no)
+            && node.places.len() > 1
+        {
+            node.places.retain(|place| (place.0, &place.1) != (parent, name));
+            return;
+        }
         self.tidy(no);
         if self.nodes.contains_key(&no) {
             self.strays.entry((parent, name.clone())).or_default().push(no);
         }
     }
 
-    /// Moves a node to a name; what was there loses it.
-    pub fn place(&mut self, no: InodeNo, parent: InodeNo, name: &Name) -> Result<()> {
+    /// Moves a node from one name to another; what was there loses it.
+    pub fn place(&mut self, no: InodeNo, from: (InodeNo, &Name), parent: InodeNo, name: &Name) -> Result<()> {
         self.node(parent)?;
-        self.leave(no);
+        self.leave(no, from);
         self.unlink(parent, name);
-        self.node_mut(no)?.place = Some((parent, name.clone()));
+        self.node_mut(no)?.places.push((parent, name.clone()));
         self.node_mut(parent)?.children.insert(name.clone(), no);
         Ok(())
     }
 
-    /// Another client moved a file: its node follows it, and what was known at the name is detached.
+    /// Two nodes change places.
+    pub fn exchange(&mut self, a: (InodeNo, InodeNo, &Name), b: (InodeNo, InodeNo, &Name)) -> Result<()> {
+        for (no, parent, name) in [a, b] {
+            self.leave(no, (parent, name));
+        }
+        for (no, parent, name) in [(a.0, b.1, b.2), (b.0, a.1, a.2)] {
+            self.node_mut(no)?.places.push((parent, name.clone()));
+            self.node_mut(parent)?.children.insert(name.clone(), no);
+        }
+        Ok(())
+    }
+
+    /// Another client moved a file: its node follows it from the name where it was published, and what was known at the
+    /// new one is detached.
     pub fn relocate(&mut self, no: InodeNo, parent: InodeNo, name: &Name) -> Result<()> {
         self.node(parent)?;
-        self.leave(no);
+        if let Some((dir, old)) = self.node(no)?.place().cloned() {
+            self.leave(no, (dir, &old));
+        }
         self.detach(parent, name);
         let node = self.node_mut(no)?;
-        node.place = Some((parent, name.clone()));
+        node.places.insert(0, (parent, name.clone()));
         node.unlinked = false;
         self.node_mut(parent)?.children.insert(name.clone(), no);
         Ok(())
     }
 
-    /// Takes a node out of its directory.
-    fn leave(&mut self, no: InodeNo) {
-        let Some(place) = self.nodes.get_mut(&no).and_then(|node| node.place.take()) else { return };
-        if let Some(parent) = self.nodes.get_mut(&place.0)
-            && parent.children.get(&place.1) == Some(&no)
+    /// Takes a node from a name.
+    fn leave(&mut self, no: InodeNo, (dir, name): (InodeNo, &Name)) {
+        let place = (dir, name.clone());
+        if let Some(node) = self.nodes.get_mut(&no) {
+            node.places.retain(|known| *known != place);
+        }
+        if let Some(parent) = self.nodes.get_mut(&dir)
+            && parent.children.get(name) == Some(&no)
         {
-            parent.children.remove(&place.1);
+            parent.children.remove(name);
         }
         if let Some(strays) = self.strays.get_mut(&place) {
             strays.retain(|stray| *stray != no);
@@ -302,13 +352,17 @@ impl Table {
         }
     }
 
-    /// A name goes, by this mount: whatever had its place there is never published again.
+    /// A name goes, by this mount. The file whose last one it was is never published again; one that has others is found
+    /// under them.
     pub fn unlink(&mut self, parent: InodeNo, name: &Name) {
         let mut gone = self.strays.remove(&(parent, name.clone())).unwrap_or_default();
         gone.extend(self.nodes.get_mut(&parent).and_then(|dir| dir.children.remove(name)));
         for no in gone {
             if let Some(node) = self.nodes.get_mut(&no) {
-                node.place = None;
+                node.places.retain(|place| (place.0, &place.1) != (parent, name));
+                if node.facts.lose_name() > 0 {
+                    continue;
+                }
                 node.unlinked = true;
                 node.pending = false;
                 node.dirty = false;
@@ -316,6 +370,19 @@ impl Table {
             self.ahead.remove(&no);
             self.tidy(no);
         }
+    }
+
+    /// Whether a file is known to have names of which none is known here.
+    pub fn is_homeless(&self, no: InodeNo) -> bool {
+        self.nodes.get(&no).is_some_and(|node| no != InodeNo::ROOT && node.places.is_empty() && !node.unlinked)
+    }
+
+    /// No name of a file can be found here any more.
+    pub fn orphan(&mut self, no: InodeNo) {
+        if let Some(node) = self.nodes.get_mut(&no) {
+            (node.unlinked, node.pending, node.dirty) = (true, false, false);
+        }
+        self.tidy(no);
     }
 
     /// What an answer of the store has to be asked under to be believed: the changes by this mount of a node (a directory
@@ -332,8 +399,8 @@ impl Table {
 
     /// Counts a change in the directory that holds a node.
     pub fn touch(&mut self, no: InodeNo) {
-        let parent = self.nodes.get(&no).and_then(|node| node.place.as_ref()).map(|place| place.0);
-        for no in [Some(no), parent].into_iter().flatten() {
+        let parents = self.nodes.get(&no).map_or_else(Vec::new, |node| node.places.iter().map(|place| place.0).collect());
+        for no in parents.into_iter().chain([no]) {
             if let Some(node) = self.nodes.get_mut(&no) {
                 node.changes += 1;
             }
@@ -352,13 +419,17 @@ impl Table {
     }
 
     /// Drops a node that nothing refers to, and parents that only it held.
-    pub fn tidy(&mut self, mut no: InodeNo) {
-        while no != InodeNo::ROOT && self.nodes.get(&no).is_some_and(Node::is_idle) {
-            let parent = self.nodes.get(&no).and_then(|node| node.place.as_ref()).map(|place| place.0);
-            self.leave(no);
+    pub fn tidy(&mut self, no: InodeNo) {
+        let mut idle = vec![no];
+        while let Some(no) = idle.pop() {
+            if no == InodeNo::ROOT || !self.nodes.get(&no).is_some_and(Node::is_idle) {
+                continue;
+            }
+            for (parent, name) in self.nodes.get(&no).map_or_else(Vec::new, |node| node.places.clone()) {
+                self.leave(no, (parent, &name));
+                idle.push(parent);
+            }
             self.nodes.remove(&no);
-            let Some(parent) = parent else { return };
-            no = parent;
         }
     }
 
@@ -382,9 +453,8 @@ impl Table {
         }
         let mut known = if key.is_marker() { self.below(at) } else { Vec::new() };
         if let Some(node) = self.nodes.get(&at) {
-            let parent = node.place.as_ref().map(|place| place.0);
-            known.push(Known { place: node.place.clone(), ino: Some(at) });
-            known.push(Known { place: None, ino: parent });
+            known.push(Known { place: None, ino: Some(at) });
+            known.extend(node.places.iter().map(|place| Known { place: Some(place.clone()), ino: Some(place.0) }));
         }
         self.touch(at);
         known
@@ -401,7 +471,8 @@ impl Table {
         while let Some(no) = stack.pop() {
             let Some(node) = self.nodes.get_mut(&no) else { continue };
             node.changes += 1;
-            known.push(Known { place: node.place.clone(), ino: Some(no) });
+            known.push(Known { place: None, ino: Some(no) });
+            known.extend(node.places.iter().map(|place| Known { place: Some(place.clone()), ino: None }));
             stack.extend(node.children.values());
         }
         known

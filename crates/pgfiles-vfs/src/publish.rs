@@ -53,6 +53,8 @@ impl Due {
 struct Written {
     data: Bytes,
     etag: String,
+    /// Where there are holes.
+    allocated: Option<u64>,
     layout: Option<Layout>,
     lineage: Option<Lineage>,
     /// Leaves and the last chunks, in the same batch.
@@ -337,7 +339,16 @@ impl Vfs {
             Content::Whole(bytes) => {
                 let shared = Bytes::copy_from_slice(bytes);
                 let etag = layout::etag(&shared);
-                Ok(Written { data: shared, etag, layout: None, lineage: None, rows: vec![], chunks: vec![], leaves: vec![] })
+                Ok(Written {
+                    data: shared,
+                    etag,
+                    allocated: None,
+                    layout: None,
+                    lineage: None,
+                    rows: vec![],
+                    chunks: vec![],
+                    leaves: vec![],
+                })
             }
             Content::Chunked(chunked) => {
                 chunked.reap(true, &mut data.rows).await?;
@@ -385,7 +396,8 @@ impl Vfs {
             layout::encode(&top)
         };
         let etag = layout::manifest_etag(&manifest, chunked.size);
-        Written { data, etag, layout: Some(manifest.layout()), lineage: Some(chunked.lineage), rows, chunks, leaves }
+        let allocated = Some(manifest.allocated(chunked.size)).filter(|allocated| *allocated < chunked.size);
+        Written { data, etag, allocated, layout: Some(manifest.layout()), lineage: Some(chunked.lineage), rows, chunks, leaves }
     }
 
     fn body_row(&self, id: VersionId, lineage: Lineage, dir: &Prefix, data: Bytes) -> Op {
@@ -404,6 +416,7 @@ impl Vfs {
             kind: facts.kind,
             size: facts.size,
             etag: Some(written.etag.clone()),
+            allocated: written.allocated,
             mtime: Some(facts.mtime),
             ctime: Some(facts.ctime),
             layout: written.layout,
@@ -519,7 +532,7 @@ impl Vfs {
         };
         let body = Body::open(&*self.store, &head).await?;
         let old = std::mem::take(&mut data.content);
-        data.of = Some(head.id);
+        data.of = Facts::of_head(&head).content();
         let (base, mut at, mut moved) = (body.size(), from, Ok(()));
         data.content = Content::Clean(Some(body));
         while at < facts.size && moved.is_ok() {
@@ -536,7 +549,7 @@ impl Vfs {
         }
         if let Err(error) = moved {
             data.content = old;
-            data.of = facts.row.map(|(id, _)| id);
+            data.of = facts.content();
             return Err(error);
         }
         data.appended_from = Some(base);

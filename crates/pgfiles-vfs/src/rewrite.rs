@@ -72,7 +72,10 @@ impl Vfs {
                 return Err(error);
             }
             // Another file that has the name by now is no base.
-            let is_base = |head: &Head| Some(head.id) != data.of && Facts::of_head(head).ino == ino;
+            let is_base = |head: &Head| {
+                let facts = Facts::of_head(head);
+                facts.content() != data.of && facts.ino == ino
+            };
             let Some(head) = self.newest(key).await?.filter(is_base) else { break };
             let size = if truncated { size } else { size.max(head.meta.size) };
             let copied = match Body::open(&*self.store, &head).await.map_err(VfsError::from) {
@@ -169,7 +172,7 @@ impl Vfs {
 
     /// The changes are on another version now.
     fn rebased(&self, inode: &Inode, data: &mut Data, head: &Head, size: u64) {
-        data.of = Some(head.id);
+        data.of = Facts::of_head(head).content();
         data.base_size = head.meta.size;
         data.appended_from = None;
         if let Ok(node) = self.table().node_mut(inode.no) {

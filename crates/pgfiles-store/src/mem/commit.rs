@@ -379,7 +379,7 @@ impl Transaction<'_> {
     /// The fields of content and the `data` of a row that has the same bytes as `row`: a reference to the row that holds
     /// them, which gets a lineage if it has none.
     fn refer_to(&mut self, row: &Arc<Row>) -> (Fields, Option<Bytes>) {
-        let content = ["kind", "size", "etag", "mtime", "target", "rdev", "layout", "lin", "body"];
+        let content = ["kind", "size", "allocated", "etag", "mtime", "target", "rdev", "layout", "lin", "body"];
         let mut meta = row.meta.clone();
         meta.retain(|field, _| content.contains(&field.as_str()));
         let holds_bytes = row.is_inline() && row.data.as_ref().is_some_and(|data| !data.is_empty());

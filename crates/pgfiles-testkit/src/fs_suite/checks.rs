@@ -7,7 +7,7 @@ use super::Fs;
 
 const READ_WRITE: i32 = libc::O_RDWR | libc::O_CREAT;
 
-type Check<F> = fn(&F, &str);
+pub(super) type Check<F> = fn(&F, &str);
 
 /// All checks with their names.
 pub(super) fn all<F: Fs>() -> Vec<(&'static str, Check<F>)> {
@@ -45,7 +45,7 @@ pub(super) fn all<F: Fs>() -> Vec<(&'static str, Check<F>)> {
     ]
 }
 
-fn at(dir: &str, name: &str) -> String {
+pub(super) fn at(dir: &str, name: &str) -> String {
     format!("{dir}/{name}")
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgfiles_store::version::{Kind, Timestamp};
-use pgfiles_vfs::{Attr, Caller, HandleId, InodeNo, LookupReply, OpenMode, SetAttr, SetTime, Vfs, VfsError, XattrMode};
+use pgfiles_vfs::{
+    Allocate, Attr, Caller, HandleId, InodeNo, LookupReply, OpenMode, Seek, SetAttr, SetTime, Vfs, VfsError, XattrMode,
+};
 use tokio::runtime::Runtime;
 
 use super::{Fs, Outcome, Stat};
@@ -35,6 +37,9 @@ fn errno(error: VfsError) -> i32 {
         VfsError::ReadOnly => libc::EROFS,
         VfsError::TooLarge => libc::EFBIG,
         VfsError::NoSpace => libc::ENOSPC,
+        VfsError::TooManyLinks => libc::EMLINK,
+        VfsError::CrossDevice => libc::EXDEV,
+        VfsError::BeyondEnd => libc::ENXIO,
         VfsError::BadHandle => libc::EBADF,
         VfsError::NoAttribute => libc::ENODATA,
         VfsError::AttributeTooLarge => libc::E2BIG,
@@ -59,6 +64,7 @@ fn stat(attr: Attr) -> Stat {
         mode: kind | attr.mode,
         nlink: attr.nlink.into(),
         size: attr.size,
+        stored: attr.allocated.div_ceil(512) * 512,
         uid: attr.uid,
         mtime: (attr.mtime.seconds, attr.mtime.nanos),
         ctime: (attr.ctime.seconds, attr.ctime.nanos),
@@ -177,6 +183,47 @@ impl Fs for Direct {
             let ((parent, name), (new_parent, new_name)) = (self.parent(from).await?, self.parent(to).await?);
             self.vfs.rename(parent, name, new_parent, new_name, noreplace).await
         })
+    }
+
+    fn exchange(&self, a: &str, b: &str) -> Outcome<()> {
+        self.wait(async {
+            let ((parent, name), (new_parent, new_name)) = (self.parent(a).await?, self.parent(b).await?);
+            self.vfs.exchange(parent, name, new_parent, new_name).await
+        })
+    }
+
+    fn link(&self, from: &str, to: &str) -> Outcome<()> {
+        self.wait(async {
+            let (ino, (parent, name)) = (self.walk(from).await?, self.parent(to).await?);
+            self.vfs.link(ino, parent, name).await.map(drop)
+        })
+    }
+
+    fn fallocate(&self, file: &(HandleId, InodeNo), mode: i32, offset: u64, len: u64) -> Outcome<()> {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Allocate::Reserve { keep_size },
+            libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero { keep_size },
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => Allocate::Punch,
+            _ => return Err(libc::EOPNOTSUPP),
+        };
+        self.wait(self.vfs.fallocate(file.0, what, offset, len, false))
+    }
+
+    fn lseek(&self, file: &(HandleId, InodeNo), offset: u64, whence: i32) -> Outcome<u64> {
+        let what = if whence == libc::SEEK_DATA { Seek::Data } else { Seek::Hole };
+        self.wait(self.vfs.lseek(file.0, offset, what))
+    }
+
+    fn copy_range(
+        &self,
+        from: &(HandleId, InodeNo),
+        offset: u64,
+        to: &(HandleId, InodeNo),
+        to_offset: u64,
+        len: u64,
+    ) -> Outcome<u64> {
+        self.wait(self.vfs.copy_file_range((from.0, offset), (to.0, to_offset), len, false))
     }
 
     fn symlink(&self, target: &[u8], path: &str) -> Outcome<()> {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, SeekFrom, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Fs, Outcome, Stat};
@@ -33,6 +33,7 @@ fn stat(stat: rustix::fs::Stat) -> Stat {
         mode: stat.st_mode,
         nlink: stat.st_nlink as u64,
         size: stat.st_size as u64,
+        stored: stat.st_blocks as u64 * 512,
         uid: stat.st_uid,
         mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
         ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
@@ -98,6 +99,30 @@ impl Fs for OnDisk {
     fn rename(&self, from: &str, to: &str, noreplace: bool) -> Outcome<()> {
         let flags = if noreplace { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
         rustix::fs::renameat_with(CWD, self.at(from), CWD, self.at(to), flags).map_err(errno)
+    }
+
+    fn exchange(&self, a: &str, b: &str) -> Outcome<()> {
+        rustix::fs::renameat_with(CWD, self.at(a), CWD, self.at(b), RenameFlags::EXCHANGE).map_err(errno)
+    }
+
+    fn link(&self, from: &str, to: &str) -> Outcome<()> {
+        rustix::fs::linkat(CWD, self.at(from), CWD, self.at(to), AtFlags::empty()).map_err(errno)
+    }
+
+    fn fallocate(&self, file: &OwnedFd, mode: i32, offset: u64, len: u64) -> Outcome<()> {
+        let mode = rustix::fs::FallocateFlags::from_bits_retain(mode as u32);
+        rustix::fs::fallocate(file, mode, offset, len).map_err(errno)
+    }
+
+    fn lseek(&self, file: &OwnedFd, offset: u64, whence: i32) -> Outcome<u64> {
+        let to = if whence == libc::SEEK_DATA { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
+        rustix::fs::seek(file, to).map_err(errno)
+    }
+
+    fn copy_range(&self, from: &OwnedFd, mut offset: u64, to: &OwnedFd, mut to_offset: u64, len: u64) -> Outcome<u64> {
+        rustix::fs::copy_file_range(from, Some(&mut offset), to, Some(&mut to_offset), len as usize)
+            .map(|n| n as u64)
+            .map_err(errno)
     }
 
     fn symlink(&self, target: &[u8], path: &str) -> Outcome<()> {

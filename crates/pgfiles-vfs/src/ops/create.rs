@@ -117,15 +117,6 @@ impl Vfs {
         self.make(parent, name, caller, kind, mode, |facts| facts.rdev = if device { rdev } else { 0 }).await
     }
 
-    /// Hard links come with a later release.
-    ///
-    /// # Errors
-    /// Always [`VfsError::NotPermitted`].
-    pub async fn link(&self, _ino: InodeNo, _parent: InodeNo, _name: &[u8]) -> Result<EntryReply> {
-        self.writable()?;
-        Err(VfsError::NotPermitted("hard links are not supported yet"))
-    }
-
     /// Commits a row for a name that must not exist.
     async fn make(
         self: &Arc<Self>,

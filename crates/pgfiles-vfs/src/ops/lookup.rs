@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgfiles_store::key::{self, Key, Name};
-use pgfiles_store::version::Kind;
+use pgfiles_store::version::{Head, Kind};
 
 use crate::Vfs;
 use crate::attr::{Attr, Facts, InodeNo};
@@ -29,6 +29,16 @@ pub enum LookupReply {
     Found(EntryReply),
     /// Nothing, and that may be trusted for so long.
     Absent(Duration),
+}
+
+/// A known node whose number an entry claims.
+enum Elsewhere {
+    /// There is none, or it is another file.
+    No,
+    /// Another client moved it.
+    Moved(InodeNo),
+    /// The entry is another name of it.
+    Linked(InodeNo),
 }
 
 impl Vfs {
@@ -85,9 +95,9 @@ impl Vfs {
             };
             let entry = self.store.lookup(std::slice::from_ref(&key), LOOKUP_INLINE_BYTES).await?.pop().flatten();
             let facts = entry.as_ref().map(|entry| Facts::of_entry(entry, &key));
-            let moved = match &facts {
-                Some(facts) => self.moved_here(parent, name, facts).await?,
-                None => None,
+            let known = match &facts {
+                Some(facts) => self.known_elsewhere(parent, name, facts).await?,
+                None => Elsewhere::No,
             };
             if self.table().moving {
                 self.after_the_move().await;
@@ -98,7 +108,7 @@ impl Vfs {
             if table.stamp_of(parent)? != stamp && tries < RETRIES {
                 continue;
             }
-            return match (facts, moved) {
+            return match (facts, known) {
                 (None, _) => {
                     let ahead = table.child(parent, name).filter(|no| table.node(*no).is_ok_and(|node| node.is_ahead()));
                     if ahead.is_none() {
@@ -106,12 +116,20 @@ impl Vfs {
                     }
                     Ok(ahead)
                 }
-                (Some(facts), Some(no)) => {
+                (Some(facts), Elsewhere::Moved(no)) => {
                     table.relocate(no, parent, name)?;
                     table.node_mut(no)?.refresh(facts);
                     Ok(Some(no))
                 }
-                (Some(facts), None) => table.admit(parent, name, &key, facts).map(Some),
+                (Some(facts), Elsewhere::Linked(no)) => {
+                    table.add_place(no, parent, name)?;
+                    let node = table.node_mut(no)?;
+                    if !node.is_ahead() {
+                        node.refresh(facts);
+                    }
+                    Ok(Some(no))
+                }
+                (Some(facts), Elsewhere::No) => table.admit(parent, name, &key, facts).map(Some),
             };
         }
     }
@@ -121,24 +139,36 @@ impl Vfs {
         drop(self.moves.read().await);
     }
 
-    /// The known node that an entry is, if another client moved it here: its number is known at another name, and that
-    /// name does not have it any more.
-    async fn moved_here(&self, parent: InodeNo, name: &Name, facts: &Facts) -> Result<Option<InodeNo>> {
+    /// What an entry is to a known node whose number it claims. Where that is known at another name only, the store is asked
+    /// whether that name still has it.
+    async fn known_elsewhere(&self, parent: InodeNo, name: &Name, facts: &Facts) -> Result<Elsewhere> {
         let (no, key) = {
             let table = self.table();
-            let Some(no) = table.elsewhere(parent, name, facts) else { return Ok(None) };
+            if let Some(no) = table.linked(facts) {
+                return Ok(Elsewhere::Linked(no));
+            }
+            let Some(no) = table.elsewhere(parent, name, facts) else { return Ok(Elsewhere::No) };
             match table.key_of(no) {
                 // It was replaced at this very name, and is back.
-                Ok(key) if table.key_in(parent, name)? == key => return Ok(Some(no)),
+                Ok(key) if table.key_in(parent, name)? == key => return Ok(Elsewhere::Moved(no)),
                 Ok(key) => (no, key),
                 // Nameless here: nothing contradicts the entry.
-                Err(VfsError::NotFound) => return Ok(Some(no)),
-                Err(_) => return Ok(None),
+                Err(VfsError::NotFound) => return Ok(Elsewhere::Moved(no)),
+                Err(_) => return Ok(Elsewhere::No),
             }
         };
-        let there = self.store.lookup(std::slice::from_ref(&key), 0).await?.pop().flatten();
-        let stays = there.is_some_and(|entry| Facts::of_entry(&entry, &key).ino == facts.ino);
-        Ok((!stays).then_some(no))
+        // Not through the cache, which may hold what it was before another client linked it.
+        let there = if facts.hard_link().is_some() {
+            self.store.versions(&key, None, 1).await?.pop().filter(Head::is_live).map(|head| Facts::of_head(&head))
+        } else {
+            let entry = self.store.lookup(std::slice::from_ref(&key), 0).await?.pop().flatten();
+            entry.map(|entry| Facts::of_entry(&entry, &key))
+        };
+        Ok(match there.filter(|there| there.ino == facts.ino) {
+            None => Elsewhere::Moved(no),
+            Some(there) if facts.hard_link().is_some() && there.hard_link() == facts.hard_link() => Elsewhere::Linked(no),
+            Some(_) => Elsewhere::No,
+        })
     }
 
     /// What `stat` shows, asked for again where the store may know better.
@@ -185,7 +215,11 @@ impl Vfs {
             if table.node(no)?.is_ahead() {
                 return Ok(());
             }
-            return self.believe(&mut table, no, &key, entry.as_ref());
+            match self.believe(&mut table, no, &key, entry.as_ref()) {
+                // It has another name.
+                Err(VfsError::Stale) if table.key_of(no).is_ok_and(|other| other != key) => {}
+                believed => return believed,
+            }
         }
     }
 
@@ -217,10 +251,13 @@ impl Vfs {
     fn gone(&self, table: &mut crate::inode::Table, no: InodeNo) -> Result<()> {
         let node = table.node(no)?;
         let open = node.opens > 0;
-        if let Some((parent, name)) = node.place.clone()
+        if let Some((parent, name)) = node.place().cloned()
             && table.child(parent, &name) == Some(no)
         {
             table.detach(parent, &name);
+        }
+        if table.key_of(no).is_ok() && table.node(no)?.place().is_some_and(|place| table.child(place.0, &place.1) == Some(no)) {
+            return Err(VfsError::Stale);
         }
         if open { Ok(()) } else { Err(VfsError::Stale) }
     }

@@ -60,7 +60,7 @@ impl Vfs {
         }
         let mut table = self.table();
         let node = table.node_mut(no)?;
-        let row = node.facts.row.map(|(id, _)| id);
+        let row = node.facts.content();
         let keep_cache = !mode.truncate && node.kept.is_some() && node.kept == row;
         node.kept = row;
         Ok(Opened { handle, keep_cache })

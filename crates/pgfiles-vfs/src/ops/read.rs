@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgfiles_store::body::Body;
 use pgfiles_store::layout;
+use pgfiles_store::version::Head;
 
 use crate::Vfs;
 use crate::attr::Facts;
@@ -67,15 +68,17 @@ impl Vfs {
         };
         // Not through the cache, which still believes in the row that is gone.
         let newest = self.store.versions(&key, None, 1).await?.into_iter().next();
-        let Some(head) = newest.filter(|head| head.is_live() && Some(head.id) != data.of) else { return Ok(false) };
-        {
+        let other = |head: &Head| head.is_live() && Facts::of_head(head).content() != data.of;
+        let Some(head) = newest.filter(other) else { return Ok(false) };
+        let content = {
             let mut table = self.table();
             let node = table.node_mut(inode.no)?;
             let ino = node.facts.ino;
             node.refresh(Facts { ino, ..Facts::of_head(&head) });
-        }
+            node.facts.content()
+        };
         data.content = Content::default();
-        data.of = Some(head.id);
+        data.of = content;
         if let Some(kernel) = self.kernel.get() {
             kernel.inode(inode.no);
         }
@@ -90,7 +93,7 @@ impl Vfs {
             if node.is_ahead() && !(node.unlinked && data.of.is_none()) {
                 return;
             }
-            node.facts.row.map(|(id, _)| id)
+            node.facts.content()
         };
         if data.of != row && data.content.is_clean() {
             data.content = Content::default();
@@ -118,14 +121,14 @@ impl Vfs {
         if let Content::Clean(Some(body)) = &data.content {
             return Ok(body.clone());
         }
-        let head = {
+        let (head, of) = {
             let table = self.table();
             let node = table.node(inode.no)?;
             // An unlinked file has no path; its row is read by id all the same.
             let key = table.key_of(inode.no).or_else(|_| pgfiles_store::Key::new("unlinked"))?;
-            node.facts.head(&key).ok_or(VfsError::Stale)?
+            (node.facts.head(&key).ok_or(VfsError::Stale)?, node.facts.content())
         };
-        data.of = Some(head.id);
+        data.of = of;
         let mut body = Body::open(&*self.store, &head).await?;
         if let Body::Inline { size, data: None, part } = body
             && size <= layout::INLINE_BYTES_MAX

@@ -103,7 +103,7 @@ impl Vfs {
 
     fn dot(&self, no: InodeNo, at: u64) -> Result<DirEntry> {
         let table = self.table();
-        let parent = table.node(no)?.place.as_ref().map_or(InodeNo::ROOT, |place| place.0);
+        let parent = table.node(no)?.place().map_or(InodeNo::ROOT, |place| place.0);
         let (name, ino) = if at == 0 { (".", no) } else { ("..", parent) };
         Ok(DirEntry { next: at + 1, name: name.into(), ino, kind: Kind::Dir, plus: None })
     }

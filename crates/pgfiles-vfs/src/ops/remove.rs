@@ -24,27 +24,31 @@ impl Vfs {
         let no = self.find(parent, &name).await?.ok_or(VfsError::NotFound)?;
         let inode = self.table().inode(no)?;
         // A publication under way ends first; later ones find the file unlinked.
-        let data = inode.data.lock().await;
-        let (kind, stored, key) = {
-            let table = self.table();
-            let node = table.node(no)?;
-            (node.facts.kind, !node.pending, table.key_in(parent, &name)?)
-        };
-        if kind == Kind::Dir {
+        let mut data = inode.data.lock().await;
+        if self.table().node(no)?.facts.kind == Kind::Dir {
             return Err(VfsError::IsDirectory);
         }
+        self.publish_for_other_names(&inode, &mut data).await?;
+        let (stored, key) = {
+            let table = self.table();
+            (!table.node(no)?.pending, table.key_in(parent, &name)?)
+        };
+        let mut others = Vec::new();
         if stored {
             let id = self.clock.version_id();
             let delete = Op::Delete(Delete { id, key, expect: Precondition::Any });
-            self.commit(vec![delete], Durability::Async).await?;
+            others = self.commit(vec![delete], Durability::Async).await?.pop().unwrap_or_default().also;
         }
         let now = self.clock.now();
         {
             let mut table = self.table();
-            table.node_mut(no)?.facts.ctime = now;
+            let node = table.node_mut(no)?;
+            node.facts.ctime = now;
+            node.facts.set_nlink(others.len() as u32 + 1);
             table.unlink(parent, &name);
         }
         self.stamp_dir(parent);
+        self.rehome(no, &others).await;
         drop(data);
         drop(inode);
         self.table().tidy(no);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pgfiles_store::batch::{Durability, Op, Precondition, Rename, RenameDir, Young};
+use pgfiles_store::batch::{Durability, Exchange, Op, Precondition, Rename, RenameDir, Young};
 use pgfiles_store::key::Name;
 use pgfiles_store::version::Kind;
 use tokio::sync::MutexGuard;
@@ -113,10 +113,13 @@ impl Vfs {
             let mut table = self.table();
             (table.inode(no)?, target.map(|target| table.inode(target)).transpose()?)
         };
-        let (mut data, replaced_data) = lock_data(&inode, replaced.as_ref()).await;
+        let (mut data, mut replaced_data) = lock_data(&inode, replaced.as_ref()).await;
         if self.table().node(no)?.pending {
             // The source must have a row to be moved.
             self.publish_locked(&inode, &mut data, Durability::Async).await?;
+        }
+        if let (Some(replaced), Some(data)) = (&replaced, &mut replaced_data) {
+            self.publish_for_other_names(replaced, data).await?;
         }
         let now = self.clock.now();
         let (from, to) = {
@@ -135,18 +138,18 @@ impl Vfs {
         };
         let outcome = self.commit(vec![Op::Rename(rename)], Durability::Async).await;
         let exists = |error| if noreplace && is_conflict(&error) { VfsError::Exists } else { error.into() };
-        let head = outcome.map_err(exists)?.pop().and_then(|outcome| outcome.head);
+        let outcome = outcome.map_err(exists)?.pop().unwrap_or_default();
         {
             let mut table = self.table();
             table.touch(no);
-            table.place(no, new_parent, new_name)?;
+            table.place(no, (parent, name), new_parent, new_name)?;
             let node = table.node_mut(no)?;
             node.facts.ctime = now;
-            let before = node.facts.row.map(|(id, _)| id);
-            if let Some(head) = head {
-                let after = Some(head.id);
+            let before = node.facts.content();
+            if let Some(head) = &outcome.head {
                 node.facts.row = Some((head.id, head.version));
                 node.facts.body = head.meta.body;
+                let after = node.facts.content();
                 let follow = |id: &mut Option<_>| {
                     if *id == before {
                         *id = after;
@@ -162,6 +165,9 @@ impl Vfs {
         }
         self.stamp_dir(parent);
         self.stamp_dir(new_parent);
+        if let Some(target) = target {
+            self.rehome(target, &outcome.also).await;
+        }
         drop((data, replaced_data));
         drop((inode, replaced));
         if let Some(target) = target {
@@ -200,7 +206,7 @@ impl Vfs {
         {
             let mut table = self.table();
             table.touch(no);
-            table.place(no, new_parent, new_name)?;
+            table.place(no, (parent, name), new_parent, new_name)?;
             let node = table.node_mut(no)?;
             node.facts.ctime = self.clock.now();
         }
@@ -209,6 +215,69 @@ impl Vfs {
         if let Some(target) = target {
             self.table().tidy(target);
         }
+        Ok(())
+    }
+
+    /// Two names change places, whatever they stand for (`man 2 renameat2`, RENAME_EXCHANGE). One round trip.
+    ///
+    /// # Errors
+    /// [`VfsError::NotFound`]; [`VfsError::InvalidArgument`] where one lies below the other.
+    pub async fn exchange(self: &Arc<Self>, parent: InodeNo, name: &[u8], new_parent: InodeNo, new_name: &[u8]) -> Result<()> {
+        self.writable()?;
+        let (name, new_name) = (Name::new(name)?, Name::new(new_name)?);
+        let (from, to) = {
+            let mut table = self.table();
+            (table.inode(parent)?, table.inode(new_parent)?)
+        };
+        let _moves = self.moves.write().await;
+        let _names = lock_names(&from, &to).await;
+        let exchanged = self.exchange_names((parent, &name), (new_parent, &new_name)).await;
+        self.table().set_moving(false);
+        exchanged
+    }
+
+    async fn exchange_names(self: &Arc<Self>, a: (InodeNo, &Name), b: (InodeNo, &Name)) -> Result<()> {
+        let one = self.find(a.0, a.1).await?.ok_or(VfsError::NotFound)?;
+        let other = self.find(b.0, b.1).await?.ok_or(VfsError::NotFound)?;
+        if one == other {
+            return Ok(());
+        }
+        let nested = {
+            let table = self.table();
+            table.is_below(a.0, other) || table.is_below(b.0, one)
+        };
+        if nested {
+            return Err(VfsError::InvalidArgument("a directory cannot change places with what lies in it"));
+        }
+        let (first, second) = {
+            let mut table = self.table();
+            (table.inode(one)?, table.inode(other)?)
+        };
+        let (mut data, mut other_data) = lock_data(&first, Some(&second)).await;
+        for (inode, data) in [(&first, Some(&mut data)), (&second, other_data.as_mut())] {
+            let pending = self.table().node(inode.no)?.pending;
+            if let Some(data) = data.filter(|_| pending) {
+                self.publish_locked(inode, data, Durability::Async).await?;
+            }
+        }
+        let now = self.clock.now();
+        let (from, to) = {
+            let table = self.table();
+            (table.key_in(a.0, a.1)?, table.key_in(b.0, b.1)?)
+        };
+        let op = Op::Exchange(Exchange { id: self.clock.version_id(), from, to, ctime: Some(now) });
+        self.table().set_moving(true);
+        self.commit(vec![op], Durability::Async).await?;
+        {
+            let mut table = self.table();
+            table.exchange((one, a.0, a.1), (other, b.0, b.1))?;
+            for no in [one, other] {
+                table.node_mut(no)?.facts.ctime = now;
+                table.touch(no);
+            }
+        }
+        self.stamp_dir(a.0);
+        self.stamp_dir(b.0);
         Ok(())
     }
 

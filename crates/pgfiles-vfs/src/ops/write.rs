@@ -16,11 +16,13 @@ use crate::inode::Inode;
 use crate::ops::read::REPLACED_MAX;
 
 /// A change of the content.
-enum Edit<'b> {
+pub(super) enum Edit<'b> {
     /// Bytes at an offset, or at the end.
     Write { at: Option<u64>, bytes: &'b [u8] },
     /// Another size.
     Size(u64),
+    /// Zeros from an offset up to another one, which is not behind the end.
+    Zero { from: u64, to: u64 },
 }
 
 /// A large body that lies in one row is taken over in pieces of this size.
@@ -69,7 +71,7 @@ impl Vfs {
         Ok(bytes.len() as u64)
     }
 
-    fn size_and_key(&self, inode: &Inode) -> Result<(u64, Key)> {
+    pub(super) fn size_and_key(&self, inode: &Inode) -> Result<(u64, Key)> {
         let table = self.table();
         let node = table.node(inode.no)?;
         // The body rows of a file without a name lie under the root.
@@ -79,16 +81,34 @@ impl Vfs {
 
     /// Carries out a change of the content and says which size it has then. Where what the content builds on is gone, the
     /// change is made to what is there now.
-    async fn change(&self, inode: &Inode, data: &mut Data, key: &Key, edit: Edit<'_>) -> Result<u64> {
+    pub(super) async fn change(&self, inode: &Inode, data: &mut Data, key: &Key, edit: Edit<'_>) -> Result<u64> {
         let mut tries = 0;
         loop {
             let changed = self.try_change(inode, data, key, &edit).await;
             tries += 1;
             match changed {
                 Err(error @ VfsError::Corrupt(_)) if tries < REPLACED_MAX => self.mend(inode, data, key, error).await?,
-                changed => return changed,
+                changed => {
+                    if let Ok(size) = changed {
+                        self.estimate(inode, &edit, size);
+                    }
+                    return changed;
+                }
             }
         }
+    }
+
+    /// How much of the file is stored, until the next publication counts.
+    fn estimate(&self, inode: &Inode, edit: &Edit<'_>, size: u64) {
+        let mut table = self.table();
+        let Ok(node) = table.node_mut(inode.no) else { return };
+        let before = node.facts.allocated.unwrap_or(node.facts.size);
+        let stored = match edit {
+            Edit::Write { bytes, .. } => before + bytes.len() as u64,
+            Edit::Size(_) => before,
+            Edit::Zero { from, to } => before.saturating_sub(to - from),
+        };
+        node.facts.allocated = (size > layout::INLINE_BYTES_MAX && stored < size).then_some(stored);
     }
 
     async fn try_change(&self, inode: &Inode, data: &mut Data, key: &Key, edit: &Edit<'_>) -> Result<u64> {
@@ -110,12 +130,25 @@ impl Vfs {
                 }
                 Ok(size)
             }
+            Edit::Zero { from, to } => {
+                self.begin(inode, data, key, None).await?;
+                match &mut data.content {
+                    Content::Clean(_) => return Err(VfsError::Stale),
+                    Content::Whole(whole) => {
+                        if let Some(range) = whole.get_mut(from as usize..to as usize) {
+                            range.fill(0);
+                        }
+                    }
+                    Content::Chunked(chunked) => chunked.punch(&*self.store, from, to, &mut data.rows).await?,
+                }
+                Ok(size)
+            }
         }
     }
 
     /// Before a change: the content is loaded, and what kind of change it is noted. `appends`: the end that it is put
     /// behind.
-    async fn begin(&self, inode: &Inode, data: &mut Data, key: &Key, appends: Option<u64>) -> Result<()> {
+    pub(super) async fn begin(&self, inode: &Inode, data: &mut Data, key: &Key, appends: Option<u64>) -> Result<()> {
         if data.content.is_clean() {
             self.body(inode, data).await?;
             self.thaw(key, data).await?;
@@ -124,7 +157,7 @@ impl Vfs {
         let (ahead, row, size) = {
             let table = self.table();
             let node = table.node(inode.no)?;
-            (node.pending || node.dirty, node.facts.row.map(|(id, _)| id), node.facts.size)
+            (node.pending || node.dirty, node.facts.content(), node.facts.size)
         };
         if !ahead {
             data.of = row;
@@ -212,7 +245,7 @@ impl Vfs {
         let was_ahead = !data.content.is_clean();
         if size == 0 {
             if !was_ahead {
-                data.of = self.table().node(inode.no)?.facts.row.map(|(id, _)| id);
+                data.of = self.table().node(inode.no)?.facts.content();
                 data.trivial = true;
             }
             let own: Vec<_> = data.rows.own.drain().collect();
@@ -240,7 +273,7 @@ impl Vfs {
     }
 
     /// After a change of the content.
-    fn changed_content(&self, inode: &Inode, data: &mut Data, size: u64, kill: bool) {
+    pub(super) fn changed_content(&self, inode: &Inode, data: &mut Data, size: u64, kill: bool) {
         data.told = false;
         let now = self.clock.now();
         let mut table = self.table();

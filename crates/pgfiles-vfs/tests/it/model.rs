@@ -61,15 +61,24 @@ async fn random_operations_on_a_server_that_crashes() {
     let memory = Arc::new(MemStore::new());
     let server = Arc::new(FaultStore::new(memory.clone()));
     let stack = stack(server.clone(), Mode::Close);
+    // After some work, not after some time: on a slow machine nothing would be done between two crashes.
     let chaos = tokio::spawn(async move {
+        let mut last = 0;
         loop {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            server.outage(|| memory.crash());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let written = memory.position().await.map_or(last, |position| position.written);
+            if written >= last + COMMITS_BETWEEN_CRASHES {
+                last = written;
+                server.outage(|| memory.crash());
+            }
         }
     });
     run(stack.store.clone(), Plan::new(rand_seed(), 500)).await;
     chaos.abort();
 }
+
+/// How much is done between two crashes.
+const COMMITS_BETWEEN_CRASHES: u64 = 25;
 
 /// Another one in every run; a failure prints it.
 fn rand_seed() -> u64 {

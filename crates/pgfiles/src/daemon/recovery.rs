@@ -107,7 +107,7 @@ impl<'a> Steps<'a> {
             Op::Rename(op) => json!({"op": "move", "path": self.path(op.from.as_str()), "to": self.path(op.to.as_str())}),
             Op::RenameDir(op) => json!({"op": "move", "path": self.path(op.from.as_str()), "to": self.path(op.to.as_str())}),
             Op::Exchange(op) => {
-                let (from, to) = (self.path(op.from.as_str()), self.path(op.to.as_str()));
+                let (from, to) = (self.path(op.from.as_str()).to_owned(), self.path(op.to.as_str()).to_owned());
                 let via = format!("{from}.{}", op.id.0.simple());
                 let steps = [(&from, &via), (&to, &from), (&via, &to)];
                 self.lines.extend(steps.map(|(path, to)| json!({"op": "move", "path": path, "to": to})));

@@ -11,7 +11,7 @@ DECLARE r record; holder uuid := source; lin jsonb;
 BEGIN
   SELECT p.meta, p.data INTO r FROM @schema@.pgfiles p WHERE p.id = source;
   part := (SELECT coalesce(jsonb_object_agg(f, r.meta->f), '{}')
-    FROM unnest('{kind,size,etag,mtime,target,rdev,layout}'::text[]) f WHERE r.meta ? f);
+    FROM unnest('{kind,size,allocated,etag,mtime,target,rdev,layout}'::text[]) f WHERE r.meta ? f);
   body := r.data;
   IF r.meta ? 'layout' THEN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(r.meta->>'lin', 7103));

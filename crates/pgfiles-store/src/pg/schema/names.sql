@@ -49,7 +49,7 @@ $$;
 
 -- What the fields of content are: a new version takes none of them from its predecessor (Meta::OF_CONTENT, and our own marks).
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_attributes(m jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT m - '{version,kind,size,etag,created_at,xid,by,mtime,deleted,target,rdev,from,to,restored_from,layout,lin,body,revive,op,twin}'::text[]
+  SELECT m - '{version,kind,size,allocated,etag,created_at,xid,by,mtime,deleted,target,rdev,from,to,restored_from,layout,lin,body,revive,op,twin}'::text[]
 $$;
 
 -- Where a version came from: what a version that extends it keeps.

@@ -56,7 +56,7 @@ BEGIN
   IF given::text LIKE '%null%' THEN
     given := (SELECT coalesce(jsonb_object_agg(f.key, f.value), '{}') FROM jsonb_each(given) f WHERE f.value <> 'null');
   END IF;
-  given := given - '{version,created_at,xid,lin,body,layout,revive,op,hard_link,nlink,twin}'::text[];
+  given := given - '{version,created_at,xid,lin,body,layout,revive,op,hard_link,nlink,twin,allocated}'::text[];
   SELECT p.meta INTO head FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF jsonb_typeof(head) <> 'object' THEN head := NULL; END IF;
   dead := given @> '{"deleted":true}';
@@ -105,7 +105,7 @@ BEGIN
     PERFORM @schema@.pgfiles_hand_over(OLD.id, OLD.meta->>'lin', OLD.data);
   END IF;
   NEW.id := gen_random_uuid();
-  NEW.meta := (NEW.meta - '{layout,body,lin}'::text[]) || jsonb_build_object('size', coalesce(octet_length(NEW.data), 0),
+  NEW.meta := (NEW.meta - '{layout,body,lin,allocated}'::text[]) || jsonb_build_object('size', coalesce(octet_length(NEW.data), 0),
     'etag', encode(sha256(coalesce(NEW.data, ''::bytea)), 'hex'), 'mtime', @schema@.pgfiles_now());
   RETURN NEW;
 END $$;
