@@ -478,9 +478,9 @@ impl Filesystem for Adapter {
         self.run("getxattr", async move { xattr(reply, size, vfs.getxattr(ino, &name).await) });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
-        self.run("listxattr", async move { xattr(reply, size, vfs.listxattr(ino).await) });
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (vfs, ino, caller) = (self.vfs.clone(), convert::ino(ino), caller(request));
+        self.run("listxattr", async move { xattr(reply, size, vfs.listxattr(ino, caller).await) });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
