@@ -180,34 +180,34 @@ def a_mapping_is_shared_and_kept():
 @check
 def a_directory_is_emptied_while_it_is_listed():
     os.mkdir("d")
-    for index in range(2500):
+    for index in range(1200):
         create(f"d/{index}")
     seen = []
     with os.scandir("d") as entries:
         for entry in entries:
             seen.append(entry.name)
             os.unlink(f"d/{entry.name}")
-    assert len(seen) == len(set(seen)) == 2500, (len(seen), len(set(seen)))
+    assert len(seen) == len(set(seen)) == 1200, (len(seen), len(set(seen)))
     os.rmdir("d")
 
 
 @check
 def a_directory_grows_and_is_renamed_while_it_is_listed():
     os.mkdir("d")
-    for index in range(1500):
+    for index in range(700):
         create(f"d/{index}")
     seen = []
     with os.scandir("d") as entries:
         for entry in entries:
             seen.append(entry.name)
-            if len(seen) <= 2000:
+            if len(seen) <= 900:
                 create(f"d/new{len(seen)}")
-    assert len(seen) == len(set(seen)) and {str(index) for index in range(1500)} <= set(seen)
+    assert len(seen) == len(set(seen)) and {str(index) for index in range(700)} <= set(seen)
     with os.scandir("d") as entries:
         for entry in entries:
             if entry.name.isdigit():
                 os.rename(f"d/{entry.name}", f"d/r{entry.name}")
-    assert sum(name.startswith("r") for name in os.listdir("d")) == 1500
+    assert sum(name.startswith("r") for name in os.listdir("d")) == 700
 
 
 @check
@@ -235,7 +235,8 @@ def directory_streams_seek_and_rewind():
             break
         names.append(name)
     assert len(names) == 502
-    for index in (0, 1, 2, 3, 100, 250, 499, 501):
+    # The first place is that of rewinddir, after which the others stand for nothing (POSIX, seekdir).
+    for index in (501, 1, 2, 3, 100, 250, 499):
         libc.seekdir(stream, places[index])
         assert following() == names[index], index
     create("d/added")
@@ -582,12 +583,15 @@ def programs_are_executed():
     os.chmod("script", 0o644)
     fails(errno.EACCES, subprocess.call, ["./script"])
     shutil.copy("/bin/cat", "cat")
-    running = subprocess.Popen(["./cat"], stdin=subprocess.PIPE)
+    running = subprocess.Popen(["./cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
-        fails(errno.ETXTBSY, os.open, "cat", os.O_WRONLY)
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_RDONLY | os.O_TRUNC):
+            fails(errno.ETXTBSY, os.open, "cat", flags)
+        fails(errno.ETXTBSY, os.truncate, "cat", 0)
+        assert os.stat("cat").st_size == os.stat("/bin/cat").st_size
         os.unlink("cat")
     finally:
-        running.communicate()
+        running.communicate(b"line")
     assert running.returncode == 0
 
 

@@ -14,7 +14,8 @@ use crate::ops::lookup::EntryReply;
 
 impl Vfs {
     /// Changes attributes; nothing to be set is a `chown(2)` that leaves both owners alone, which takes set-user-id and
-    /// set-group-id away as any other. A new size without a handle (`truncate(2)`) is published before the answer.
+    /// set-group-id away as any other. A new size without a handle (`truncate(2)`) is published before the answer,
+    /// but for none at all while the file is open for writing.
     ///
     /// # Errors
     /// [`VfsError::NotPermitted`] for another owner where all files are the mounter's; [`VfsError::IsDirectory`] for the
@@ -46,7 +47,10 @@ impl Vfs {
         if !patch.is_empty() {
             self.patch_locked(ino, &mut data, patch).await?;
         }
-        if set.size.is_some() && handle.is_none() {
+        // Emptied by a handle that was just opened (the kernel does not say so), what is to be in it comes now
+        // (docs/semantics.md, 5).
+        let opening = set.size == Some(0) && data.writers > 0;
+        if set.size.is_some() && handle.is_none() && !opening {
             self.publish_locked(&inode, &mut data, Durability::Async).await?;
         }
         self.known(ino)
