@@ -1,6 +1,7 @@
 # The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
 
-.PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny
+.PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny \
+	conformance pjdfstest fsx sqlite git archives programs stress dbench
 
 demo:            ## set up, build, and show the main job on a private Postgres
 	scripts/demo
@@ -35,6 +36,12 @@ test-versions:   ## the store on every Postgres installed in /usr/lib/postgresql
 
 faults:          ## the fault and large-file tests at full size: 200 kills, 5 GiB
 	PGFILES_TEST_ROUNDS=200 PGFILES_TEST_LARGE_MIB=5120 cargo test --release -p pgfiles --test e2e -- faults:: large::
+
+conformance:     ## the suites that others wrote, at full size (docs/conformance.md); each is a target of its own too
+	scripts/conformance/all
+
+pjdfstest fsx sqlite git archives programs stress dbench: ## fewer operations: make fsx CONFORMANCE_OPS=2000
+	scripts/conformance/$@
 
 doc:
 	cargo doc --workspace --no-deps

@@ -136,13 +136,14 @@ impl Filesystem for Adapter {
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
         let _ = config.set_time_granularity(Duration::from_nanos(1));
+        // Not FUSE_ATOMIC_O_TRUNC: with it the kernel has a file emptied by open(O_RDONLY | O_TRUNC) before it finds out
+        // that the file is being executed, and the program dies.
         for wanted in [
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_AUTO_INVAL_DATA,
         ] {
@@ -536,9 +537,9 @@ impl Filesystem for Adapter {
         self.run("getxattr", async move { xattr(reply, size, vfs.getxattr(ino, &name).await) });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (vfs, ino) = (self.vfs.clone(), convert::ino(ino));
-        self.run("listxattr", async move { xattr(reply, size, vfs.listxattr(ino).await) });
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (vfs, ino, caller) = (self.vfs.clone(), convert::ino(ino), caller(request));
+        self.run("listxattr", async move { xattr(reply, size, vfs.listxattr(ino, caller).await) });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

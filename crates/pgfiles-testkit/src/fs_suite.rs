@@ -7,9 +7,11 @@ mod direct;
 mod links;
 mod on_disk;
 mod ranges;
+mod system_calls;
 
 pub use direct::Direct;
 pub use on_disk::OnDisk;
+pub use system_calls::run_system_calls;
 
 /// A result with an errno.
 pub type Outcome<T> = Result<T, i32>;

@@ -562,7 +562,8 @@ impl Run {
     async fn compare_xattrs(&self, at: usize, id: Id, no: InodeNo, what: &str) {
         let vfs = &self.mounts[at].vfs;
         let expected = &self.model.node(id).xattrs;
-        let listed = vfs.listxattr(no).await.unwrap_or_else(|error| panic!("seed {}: {what}: {error:?}", self.plan.seed));
+        let listed =
+            vfs.listxattr(no, ROOT_CALLER).await.unwrap_or_else(|error| panic!("seed {}: {what}: {error:?}", self.plan.seed));
         let mut names: Vec<&[u8]> = listed.split(|byte| *byte == 0).filter(|name| name.starts_with(b"user.")).collect();
         names.retain(|name| !name.starts_with(b"user.pgfiles."));
         names.sort_unstable();

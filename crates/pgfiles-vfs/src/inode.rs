@@ -489,6 +489,14 @@ impl Table {
         node.times_ahead && self.ahead.insert(dir)
     }
 
+    /// Sets a directory's ctime after it was renamed, which gave it a marker if it had none. Whether it is to be persisted.
+    pub fn stamp_moved(&mut self, dir: InodeNo, now: Timestamp) -> bool {
+        let Some(node) = self.nodes.get_mut(&dir) else { return false };
+        node.facts.ctime = now;
+        node.times_ahead = true;
+        self.ahead.insert(dir)
+    }
+
     /// Directories whose times are to be persisted: marker and times. [`Table::persisted`] ends it.
     pub fn take_ahead(&mut self, only: Option<InodeNo>) -> Vec<(InodeNo, Key, Timestamp, Timestamp)> {
         let wanted: Vec<InodeNo> = self.ahead.iter().copied().filter(|no| only.is_none_or(|only| only == *no)).collect();

@@ -109,12 +109,29 @@ impl Vfs {
     /// A directory's names changed: its times.
     pub(crate) fn stamp_dir(&self, dir: InodeNo) {
         let now = self.clock.now();
-        if self.table().stamp(dir, now) {
-            let at = self.clock.monotonic() + DIR_TIMES_AFTER;
-            let armed = self.due().dirs.replace(at).is_some();
-            if !armed {
-                self.due_changed.notify_one();
-            }
+        let ahead = self.table().stamp(dir, now);
+        self.arm_dirs(ahead);
+    }
+
+    /// A directory was renamed: its ctime.
+    pub(crate) fn stamp_moved_dir(&self, dir: InodeNo) {
+        let now = self.clock.now();
+        let ahead = self.table().stamp_moved(dir, now);
+        self.arm_dirs(ahead);
+    }
+
+    /// The first directory whose times are ahead says when those of all are written: more of them do not put it off.
+    fn arm_dirs(&self, ahead: bool) {
+        if !ahead {
+            return;
+        }
+        let at = self.clock.monotonic() + DIR_TIMES_AFTER;
+        let armed = {
+            let mut due = self.due();
+            due.dirs.is_some() || due.dirs.replace(at).is_some()
+        };
+        if !armed {
+            self.due_changed.notify_one();
         }
     }
 

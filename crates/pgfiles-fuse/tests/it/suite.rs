@@ -118,25 +118,9 @@ fn what_is_open_at_unmount_is_published() {
 }
 
 #[test]
-fn a_mapping_that_outlives_its_descriptor_is_kept() {
+fn system_calls_through_a_mount() {
     let Some(mounted) = Mounted::new(Duration::from_secs(30)) else { return };
-    let script = "
-import mmap, os, sys
-path = sys.argv[1]
-with open(path, 'w+b') as f:
-    f.truncate(1 << 20)
-    m = mmap.mmap(f.fileno(), 0)
-m[0:5] = b'first'
-m[900000:900004] = b'last'
-m.close()
-data = open(path, 'rb').read()
-assert data[0:5] == b'first' and data[900000:900004] == b'last' and len(data) == 1 << 20
-";
-    let run = std::process::Command::new("python3").arg("-c").arg(script).arg(mounted.path().join("m")).status();
-    match run {
-        Ok(status) => assert!(status.success()),
-        Err(error) => eprintln!("skipped, because there is no python3: {error}"),
-    }
+    fs_suite::run_system_calls(mounted.path());
 }
 
 /// Waits for a condition, at most ten seconds.

@@ -313,6 +313,14 @@ fn directory_times_follow_its_names<F: Fs>(fs: &F, dir: &str) {
     fs.set_mtime(dir, (1, 0)).unwrap();
     fs.chmod(&at(dir, "l"), 0o777).ok();
     assert_eq!(fs.lstat(dir).unwrap().mtime.0, 1);
+    // A directory that is renamed has a new ctime and keeps its mtime.
+    let moved = at(dir, "moved");
+    fs.mkdir(&moved, 0o755).unwrap();
+    fs.set_mtime(&moved, (2, 3)).unwrap();
+    let before = fs.lstat(&moved).unwrap();
+    fs.rename(&moved, &at(dir, "again"), false).unwrap();
+    let after = fs.lstat(&at(dir, "again")).unwrap();
+    assert!(after.ctime > before.ctime && after.mtime == (2, 3), "{before:?} {after:?}");
 }
 
 fn truncate_and_holes<F: Fs>(fs: &F, dir: &str) {
@@ -426,6 +434,16 @@ fn extended_attributes<F: Fs>(fs: &F, dir: &str) {
     assert_eq!(fs.listxattr(&path).unwrap(), b"user.b\0");
     fs.setxattr(dir, "user.dir", b"1", 0).unwrap();
     assert_eq!(fs.getxattr(dir, "user.dir").unwrap(), b"1");
+    for name in ["none", "bogus.a", "users.a", "system.a"] {
+        assert_eq!(fs.setxattr(&path, name, b"1", 0).unwrap_err(), libc::EOPNOTSUPP, "{name}");
+        assert_eq!(fs.getxattr(&path, name).unwrap_err(), libc::EOPNOTSUPP, "{name}");
+    }
+    assert_eq!(fs.setxattr(&path, "user.", b"1", 0).unwrap_err(), libc::EINVAL);
+    let long = format!("user.{}", "n".repeat(250));
+    fs.setxattr(&path, &long, &vec![b'v'; 64 << 10], 0).unwrap();
+    assert_eq!(fs.getxattr(&path, &long).unwrap().len(), 64 << 10);
+    fs.removexattr(&path, &long).unwrap();
+    assert_eq!(fs.setxattr(&path, "user.large", &vec![b'v'; (64 << 10) + 1], 0).unwrap_err(), libc::E2BIG);
 }
 
 fn listing_neither_skips_nor_repeats<F: Fs>(fs: &F, dir: &str) {

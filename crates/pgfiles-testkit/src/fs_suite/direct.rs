@@ -298,7 +298,7 @@ impl Fs for Direct {
     }
 
     fn listxattr(&self, path: &str) -> Outcome<Vec<u8>> {
-        self.wait(async { self.vfs.listxattr(self.walk(path).await?).await })
+        self.wait(async { self.vfs.listxattr(self.walk(path).await?, ROOT).await })
     }
 
     fn removexattr(&self, path: &str, name: &str) -> Outcome<()> {

@@ -207,9 +207,8 @@ impl Vfs {
             let mut table = self.table();
             table.touch(no);
             table.place(no, (parent, name), new_parent, new_name)?;
-            let node = table.node_mut(no)?;
-            node.facts.ctime = self.clock.now();
         }
+        self.stamp_moved_dir(no);
         self.stamp_dir(parent);
         self.stamp_dir(new_parent);
         if let Some(target) = target {

@@ -6,7 +6,7 @@ use pgfiles_store::key;
 use pgfiles_store::version::AttrPatch;
 
 use crate::Vfs;
-use crate::attr::InodeNo;
+use crate::attr::{Caller, InodeNo};
 use crate::error::{Result, VfsError};
 
 /// `XATTR_NAME_MAX` and `XATTR_SIZE_MAX` of Linux.
@@ -26,18 +26,25 @@ pub enum XattrMode {
     Replace,
 }
 
+/// What only a privileged process may see (`man 7 xattr`).
+const TRUSTED: &[u8] = b"trusted.";
+
+/// Names are in one of the namespaces that Linux knows; `system.*` is what a filesystem gives a meaning of its own, which
+/// there is none of here.
 fn supported(name: &[u8]) -> Result<()> {
-    if name.len() > NAME_BYTES_MAX {
+    let spaces: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];
+    let Some(space) = spaces.into_iter().find(|space| name.starts_with(space)) else { return Err(VfsError::NotSupported) };
+    if name.len() == space.len() || name.len() > NAME_BYTES_MAX {
         return Err(VfsError::InvalidArgument("name of an attribute"));
     }
-    if name.starts_with(b"system.") { Err(VfsError::NotSupported) } else { Ok(()) }
+    Ok(())
 }
 
 impl Vfs {
     /// The value of an attribute.
     ///
     /// # Errors
-    /// [`VfsError::NoAttribute`]; [`VfsError::NotSupported`] for `system.*`.
+    /// [`VfsError::NoAttribute`]; [`VfsError::NotSupported`] for any name but `user.*`, `trusted.*`, `security.*`.
     pub async fn getxattr(&self, ino: InodeNo, name: &[u8]) -> Result<Vec<u8>> {
         supported(name)?;
         self.refresh(ino).await?;
@@ -46,17 +53,20 @@ impl Vfs {
         extra.and_then(|extra| extra.xattrs.get(&*key::escape(name))).cloned().ok_or(VfsError::NoAttribute)
     }
 
-    /// The names of all attributes, each followed by a NUL byte.
+    /// The names of all attributes that the caller may see, each followed by a NUL byte.
     ///
     /// # Errors
     /// As [`Vfs::getattr`].
-    pub async fn listxattr(&self, ino: InodeNo) -> Result<Vec<u8>> {
+    pub async fn listxattr(&self, ino: InodeNo, caller: Caller) -> Result<Vec<u8>> {
         self.refresh(ino).await?;
         let table = self.table();
         let mut out = Vec::new();
         for name in table.node(ino)?.facts.extra.iter().flat_map(|extra| extra.xattrs.keys()) {
-            out.extend(key::unescape(name));
-            out.push(0);
+            let name = key::unescape(name);
+            if caller.uid == 0 || !name.starts_with(TRUSTED) {
+                out.extend(name);
+                out.push(0);
+            }
         }
         Ok(out)
     }

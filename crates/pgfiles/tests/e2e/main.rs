@@ -4,6 +4,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod conformance;
 mod faults;
 mod harness;
 mod large;
