@@ -4,6 +4,7 @@
 //! For tests of the log of commits it can also lose what was not synced ([`MemStore::crash`]).
 
 mod commit;
+mod lock;
 mod purge;
 mod rows;
 
@@ -46,6 +47,7 @@ struct State {
     cluster: u64,
     /// When each mount of a prefix last said that it lives.
     beats: HashMap<(String, String), Timestamp>,
+    locks: lock::LockBook,
 }
 
 impl MemStore {

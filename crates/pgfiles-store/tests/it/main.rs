@@ -17,6 +17,7 @@ mod pg_tls;
 mod schema_cost;
 mod schema_grant;
 mod schema_init;
+mod schema_lock;
 mod schema_model;
 mod schema_race;
 
