@@ -37,8 +37,11 @@ pub struct Lease {
 pub enum LeaseCall {
     /// Goes on.
     Renew,
-    /// Becomes the one with the next number.
+    /// Becomes the one with the next number: where the mount is not sure which of its locks the server has, it takes them
+    /// anew. Until [`LeaseCall::Settle`] those of this one count as well, but not against the mount.
     Next,
+    /// The locks of the one before count no more.
+    Settle,
     /// Ends, and all locks with it.
     End,
 }
@@ -47,7 +50,7 @@ pub enum LeaseCall {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseReply {
     /// Whether the lease that was named, and so each of its locks, was still there. After [`LeaseCall::Next`] the next one
-    /// is there in any case; the locks have to be taken again.
+    /// is there in any case.
     pub kept: bool,
     /// Changes when the server may have forgotten what was committed last.
     pub life: String,

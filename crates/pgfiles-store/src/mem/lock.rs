@@ -33,6 +33,11 @@ fn place(lease: &Lease) -> Place {
 }
 
 impl LeaseRow {
+    /// Whether it is that lease, or the one after it whose mount has not taken all locks anew yet.
+    fn carries(&self, number: u64) -> bool {
+        self.number == number || self.number == number + 1 && self.kept
+    }
+
     fn has_expired(&self, now: Timestamp) -> bool {
         self.beat.is_none_or(|beat| now.seconds - beat.seconds >= LEASE_SECONDS as i64)
     }
@@ -51,6 +56,10 @@ impl LockBook {
                 self.leases.insert(place(lease), LeaseRow { number: lease.number + 1, beat: Some(now), kept });
                 kept
             }
+            LeaseCall::Settle => row.filter(|row| row.number == lease.number).is_some_and(|row| {
+                row.kept = false;
+                true
+            }),
             LeaseCall::End => row.filter(|row| row.number == lease.number).is_some_and(|row| row.beat.take().is_some()),
         }
     }
@@ -62,7 +71,7 @@ impl LockBook {
     /// Whether locks of a lease count; one that has expired is revoked.
     fn is_alive(leases: &mut HashMap<Place, LeaseRow>, prefix: &str, (mount, number): &(String, u64), now: Timestamp) -> bool {
         let Some(row) = leases.get_mut(&(prefix.to_owned(), mount.clone())) else { return false };
-        if row.number != *number {
+        if !row.carries(*number) {
             return false;
         }
         if row.has_expired(now) {
@@ -102,7 +111,7 @@ impl LockBook {
         let mut held = self.files.get(&(prefix.clone(), ino))?.clone();
         held.retain(|whose, _| {
             let row = self.leases.get(&(prefix.clone(), whose.0.clone()));
-            row.is_some_and(|row| row.number == whose.1 && !row.has_expired(now))
+            row.is_some_and(|row| row.carries(whose.1) && !row.has_expired(now))
         });
         in_the_way(&held, &mount, change)
     }

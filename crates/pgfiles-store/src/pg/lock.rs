@@ -18,6 +18,7 @@ impl Locks for PgStore {
         let what = match call {
             LeaseCall::Renew => "renew",
             LeaseCall::Next => "next",
+            LeaseCall::Settle => "settle",
             LeaseCall::End => "end",
         };
         let (prefix, mount, number) = (lease.prefix.as_str(), &*lease.mount, number(lease)?);

@@ -47,7 +47,7 @@ pub(super) const PURGE: &str = "SELECT pgfiles_purge($1, $2, $3, $4, $5)";
 /// $1 prefix, $2 mount, $3 `beat`, `leave`, `sweep`, `listen` or `deaf`.
 pub(super) const MAINTAIN: &str = "SELECT pgfiles_maintain($1, $2, $3)::bigint";
 
-/// $1 prefix, $2 mount, $3 number, $4 `renew`, `next` or `end`.
+/// $1 prefix, $2 mount, $3 number, $4 `renew`, `next`, `settle` or `end`.
 pub(super) const LEASE: &str = "SELECT pgfiles_lease($1, $2, $3, $4)";
 
 /// $1 prefix, $2 mount, $3 number of its lease, $4 inode number, $5 changes.

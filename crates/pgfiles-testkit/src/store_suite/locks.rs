@@ -97,8 +97,12 @@ pub async fn the_next_lease_leaves_the_locks_of_the_last_behind(t: Tester) {
     for _ in 0..2 {
         assert!(t.server.lease(&one, LeaseCall::Next).await.unwrap().kept, "also where it is sent twice");
     }
-    let next = Lease { number: 2, ..one };
+    let next = Lease { number: 2, ..one.clone() };
+    assert!(!is_free(&t, &two, write(3, 0, 9)).await && !is_free(&t, &two, write(3, 20, 29)).await, "nobody slips in between");
     assert_eq!(lock(&t, &next, write(1, 0, 9)).await, LockReply::Granted);
+    assert_eq!(t.server.lock(&next, INO - 1, &[write(4, 0, 9)]).await.unwrap(), LockReply::Granted);
+    assert!(!t.server.lease(&one, LeaseCall::Settle).await.unwrap().kept, "that is over");
+    assert!(t.server.lease(&next, LeaseCall::Settle).await.unwrap().kept);
     assert!(!is_free(&t, &two, write(3, 0, 9)).await);
     assert!(is_free(&t, &two, write(3, 20, 29)).await, "what was not taken again is free");
 }

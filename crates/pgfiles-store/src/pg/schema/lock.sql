@@ -1,7 +1,7 @@
 -- Locks of files across the mounts of one prefix (PGFILES_SHARED). Rows of ours, one version each:
 -- '/a//lock/<ino>'    meta.locks: [{"mount","lease","owner","start","end","type","pid"}], type r or w, both ends included
--- '/a//lease/<mount>' meta.lease: the number of the mount's lease; meta.beat: when it was last renewed; meta.kept: whether the
---                     lease before was still there when this one began
+-- '/a//lease/<mount>' meta.lease: the number of the mount's lease; meta.beat: when it was last renewed; meta.kept: the lease
+--                     before was still there when this one began, and its locks count until the mount has taken them anew
 -- A lease that was not renewed for 15 s is revoked by who meets a lock of it (its beat becomes 1970), and then never renewed.
 -- Rows are emptied, not deleted: a fenced role may do that too. The sweep deletes them.
 
@@ -14,18 +14,21 @@ $$;
 -- or this for the renewal and then finds it alive.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_lease_alive(prefix text, mount text, lease bigint, revoke bool) RETURNS bool
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
-DECLARE k text := '/' || prefix || '/lease/' || mount; found_at jsonb;
+DECLARE k text := '/' || prefix || '/lease/' || mount; now_is jsonb;
 BEGIN
-  SELECT p.meta INTO found_at FROM @schema@.pgfiles p WHERE p.key = k;
-  IF found_at IS NULL OR (found_at->>'lease')::bigint <> lease THEN RETURN false; END IF;
-  IF @schema@.pgfiles_time(found_at->>'beat') > clock_timestamp() - interval '15 seconds' THEN RETURN true; END IF;
+  SELECT p.meta INTO now_is FROM @schema@.pgfiles p WHERE p.key = k;
+  IF now_is IS NULL OR NOT ((now_is->>'lease')::bigint = lease OR (now_is->>'lease')::bigint = lease + 1 AND (now_is->>'kept')::bool) THEN
+    RETURN false;
+  END IF;
+  IF @schema@.pgfiles_time(now_is->>'beat') > clock_timestamp() - interval '15 seconds' THEN RETURN true; END IF;
   IF NOT revoke THEN RETURN false; END IF;
-  UPDATE @schema@.pgfiles p SET meta = p.meta || '{"beat":"1970-01-01T00:00:00Z"}' WHERE p.key = k AND (p.meta->>'lease')::bigint = lease
+  UPDATE @schema@.pgfiles p SET meta = p.meta || '{"beat":"1970-01-01T00:00:00Z"}' WHERE p.key = k AND p.meta->'lease' = now_is->'lease'
     AND NOT coalesce(@schema@.pgfiles_time(p.meta->>'beat') > clock_timestamp() - interval '15 seconds', false);
   RETURN NOT FOUND;
 END $$;
 
--- what: renew; next: the lease becomes the one with the next number; end. kept: whether the lease was still there. Sent twice,
+-- what: renew; next: the lease becomes the one with the next number; settle: the locks of the one before are taken anew or
+-- given up; end. kept: whether the lease was still there. Sent twice,
 -- it answers the same.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_lease(prefix text, mount text, lease bigint, what text) RETURNS jsonb LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -46,6 +49,9 @@ BEGIN
     made := jsonb_build_object('version', 1, 'beat', @schema@.pgfiles_now(), 'lease', lease + 1, 'kept', kept);
     UPDATE @schema@.pgfiles p SET meta = made WHERE p.key = k;
     IF NOT FOUND THEN INSERT INTO @schema@.pgfiles(key, meta) VALUES (k, made); END IF;
+  WHEN 'settle' THEN
+    UPDATE @schema@.pgfiles p SET meta = p.meta || '{"kept":false}' WHERE p.key = k AND (p.meta->>'lease')::bigint = lease AND p.meta->>'beat' <> dead;
+    kept := FOUND;
   WHEN 'end' THEN
     UPDATE @schema@.pgfiles p SET meta = p.meta || jsonb_build_object('beat', dead)
       WHERE p.key = k AND (p.meta->>'lease')::bigint = lease AND p.meta->>'beat' <> dead;
@@ -131,5 +137,5 @@ END $$;
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_sweep_locks(prefix text) RETURNS void LANGUAGE sql AS $$
   DELETE FROM @schema@.pgfiles p WHERE p.key ~>=~ ('/' || prefix || '/lock/') AND p.key ~<~ ('/' || prefix || '/lock0')
     AND NOT EXISTS (SELECT FROM jsonb_array_elements(CASE jsonb_typeof(p.meta->'locks') WHEN 'array' THEN p.meta->'locks' ELSE '[]' END) l
-      JOIN @schema@.pgfiles m ON m.key = '/' || prefix || '/lease/' || (l->>'mount') AND m.meta->>'lease' = l->>'lease')
+      JOIN @schema@.pgfiles m ON m.key = '/' || prefix || '/lease/' || (l->>'mount') AND (m.meta->>'lease' = l->>'lease' OR m.meta @> '{"kept":true}'))
 $$;
