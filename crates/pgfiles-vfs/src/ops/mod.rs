@@ -1,6 +1,7 @@
 //! The kernel's operations, one file per family. Each is a method of [`crate::Vfs`] of the same name.
 
 mod create;
+mod lock;
 pub mod lookup;
 mod open;
 mod read;
