@@ -7,8 +7,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pgfiles_testkit::postgres::Postgres;
+use pgfiles_testkit::postgres::bouncer::Bouncer;
 
-use crate::harness::{Sandbox, eventually, kill_9};
+use crate::harness::{Sandbox, database, eventually, kill_9};
 
 /// Two machines of one agent.
 fn two_mounts() -> (Sandbox, Sandbox, PathBuf, PathBuf) {
@@ -206,6 +207,30 @@ fn a_killed_mount_frees_its_locks() {
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 }
 
+/// A mount that stands still for longer than its lease, while another takes the lock.
+#[test]
+fn a_mount_that_was_cut_off_says_so() {
+    let (user, _other, a, b) = two_mounts();
+    let (mut one, mut two) = (Locker::with(&a.join("f")), Locker::with(&b.join("f")));
+    assert_eq!(one.ask("fcntl f ex 0 0"), "ok");
+    assert_eq!(one.ask("add f"), "ok");
+    let daemon = rustix::process::Pid::from_raw(user.daemon(&a)).unwrap();
+    rustix::process::kill_process(daemon, rustix::process::Signal::STOP).unwrap();
+    let taken = two.ask("fcntl f ex 0 0 wait");
+    rustix::process::kill_process(daemon, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(taken, "ok");
+    assert_eq!(two.ask("add f"), "ok");
+    eventually("it is told", || one.ask("add f") == "Input/output error");
+    assert_eq!(one.ask("close f"), "Input/output error");
+    assert_eq!(two.ask("fcntl f un 0 0"), "ok");
+    assert_eq!(fs::read_to_string(b.join("f")).unwrap(), "1", "what the one wrote was never published");
+    assert_eq!(one.ask(&format!("open f {}", a.join("f").display())), "ok");
+    assert_eq!(one.ask("fcntl f ex 0 0"), "ok");
+    assert_eq!(one.ask("add f"), "ok");
+    assert_eq!(one.ask("close f"), "ok");
+    assert_eq!(fs::read_to_string(b.join("f")).unwrap(), "2");
+}
+
 #[test]
 fn an_unmounted_mount_frees_its_locks_at_once() {
     let (user, _other, a, b) = two_mounts();
@@ -267,7 +292,33 @@ for n in range(int(sys.argv[2])):
 
 #[test]
 fn a_counter_under_a_lock_loses_nothing() {
-    const ROUNDS: usize = 50;
+    let (_one, _two, a, b) = two_mounts();
+    count(&a, &b, 50);
+}
+
+/// As a role with a grant, with the mounts' connections pooled in transaction mode.
+#[test]
+fn a_fenced_role_locks_through_a_pooler() {
+    let server = Postgres::shared();
+    let database = database(server);
+    let role = format!("agent_{}", database.name());
+    let Some(bouncer) = Bouncer::start_for(server, &[&role]) else { return };
+    let owner = Sandbox::new(&database.dsn());
+    owner.sql().rows(&format!("CREATE ROLE {role} LOGIN; SELECT pgfiles_grant('{role}', 'agents/7')"));
+    let dsn = bouncer.dsn_as(&role, &database);
+    let users = [(); 2].map(|()| Sandbox::fenced(&dsn).with("PGFILES_SHARED", "true"));
+    let (a, b) = (users[0].mount("agents/7/", "work"), users[1].mount("agents/7/", "work"));
+    count(&a, &b, 15);
+    let begun = Instant::now();
+    let (mut one, mut two) = (Locker::with(&a.join("f")), Locker::with(&b.join("f")));
+    assert_eq!(one.ask("flock f ex"), "ok");
+    kill_9(users[0].daemon(&a));
+    assert_eq!(two.ask("flock f ex wait"), "ok");
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
+/// A number in a file, incremented by two processes on each of two mounts.
+fn count(a: &Path, b: &Path, rounds: usize) {
     const SCRIPT: &str = "
 import fcntl, os, sys
 how = sys.argv[3]
@@ -284,14 +335,13 @@ for n in range(int(sys.argv[2])):
     else:
         os.close(fd)
 ";
-    let (_one, _two, a, b) = two_mounts();
     for how in ["flock", "fcntl", "held"] {
         fs::write(a.join(how), "0").unwrap();
         let args: Vec<Vec<String>> =
-            [&a, &a, &b, &b].map(|mount| vec![mount.join(how).display().to_string(), ROUNDS.to_string(), how.to_owned()]).into();
+            [a, a, b, b].map(|mount| vec![mount.join(how).display().to_string(), rounds.to_string(), how.to_owned()]).into();
         run_all(SCRIPT, &args);
-        for mount in [&a, &b] {
-            assert_eq!(fs::read_to_string(mount.join(how)).unwrap(), (4 * ROUNDS).to_string(), "{how}");
+        for mount in [a, b] {
+            assert_eq!(fs::read_to_string(mount.join(how)).unwrap(), (4 * rounds).to_string(), "{how}");
         }
     }
 }
