@@ -16,12 +16,14 @@ use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use pgfiles_store::lock::Change;
 use pgfiles_vfs::{Caller, EntryReply, HandleId, LookupReply, OpenMode, Opened, Result, SetAttr, Vfs, XattrMode};
 use tokio::runtime::Handle;
 
 use crate::convert;
+use crate::signals;
 use crate::watched::Watched;
 
 /// Inode numbers are random and not reused.
@@ -149,6 +151,10 @@ impl Filesystem for Adapter {
         ] {
             // An older kernel without one of them works, only slower.
             let _ = config.add_capabilities(wanted);
+        }
+        if self.vfs.is_shared() {
+            // Otherwise the kernel keeps locks by itself.
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS);
         }
         Ok(())
     }
@@ -398,9 +404,53 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        let vfs = self.vfs.clone();
-        self.run("flush", async move { empty(reply, "flush", vfs.flush_handle(handle(fh)).await) });
+    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        let (vfs, fh) = (self.vfs.clone(), handle(fh));
+        self.run("flush", async move {
+            let flushed = vfs.flush_handle(fh).await;
+            empty(reply, "flush", flushed.and(vfs.unlock_owner(fh, owner.0).await));
+        });
+    }
+
+    fn getlk(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let (vfs, range) = (self.vfs.clone(), Change { owner: owner.0, start, end, kind: convert::lock_kind(kind), pid });
+        self.run("getlk", async move {
+            answer!(reply, "getlk", vfs.getlk(handle(fh), range).await, found => match found {
+                Some(lock) => reply.locked(lock.start, lock.end, convert::lock_type(lock.kind), lock.pid),
+                None => reply.locked(start, end, libc::F_UNLCK, 0),
+            });
+        });
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (vfs, range) = (self.vfs.clone(), Change { owner: owner.0, start, end, kind: convert::lock_kind(kind), pid });
+        let thread = request.pid();
+        self.run("setlk", async move {
+            empty(reply, "setlk", vfs.setlk(handle(fh), range, sleep, || signals::is_pending(thread)).await);
+        });
     }
 
     fn release(

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo};
+use pgfiles_store::lock::LockKind;
 use pgfiles_store::version::{Kind, Timestamp};
 use pgfiles_vfs::{Allocate, Attr, InodeNo, Seek, SetTime, VfsError};
 
@@ -31,6 +32,12 @@ pub(crate) fn errno(error: &VfsError) -> Errno {
         VfsError::NotSupported => Errno::EOPNOTSUPP,
         // Two clients met; the caller may try again.
         VfsError::Conflict(_) => Errno::EBUSY,
+        VfsError::WouldBlock => Errno::EAGAIN,
+        // The kernel runs the signal's handler, then asks again or not, as `man 7 signal` says of locks.
+        VfsError::Interrupted => Errno::EINTR,
+        VfsError::NoLocks => Errno::ENOLCK,
+        // As NFS says it.
+        VfsError::LockLost => Errno::EIO,
         VfsError::Unavailable(_) | VfsError::Corrupt(_) | VfsError::Io(_) => Errno::EIO,
     }
 }
@@ -126,6 +133,23 @@ pub(crate) fn seek(whence: i32) -> Option<Seek> {
         libc::SEEK_DATA => Some(Seek::Data),
         libc::SEEK_HOLE => Some(Seek::Hole),
         _ => None,
+    }
+}
+
+/// `l_type` of `man 2 fcntl`; `None` for F_UNLCK.
+pub(crate) fn lock_kind(kind: i32) -> Option<LockKind> {
+    match kind {
+        libc::F_RDLCK => Some(LockKind::Shared),
+        libc::F_WRLCK => Some(LockKind::Exclusive),
+        _ => None,
+    }
+}
+
+/// And back.
+pub(crate) fn lock_type(kind: LockKind) -> i32 {
+    match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
     }
 }
 

@@ -3,6 +3,7 @@
 mod adapter;
 mod convert;
 mod notify;
+mod signals;
 mod watched;
 
 use std::io;

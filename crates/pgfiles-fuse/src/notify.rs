@@ -5,16 +5,19 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use async_trait::async_trait;
 use fuser::{INodeNo, Notifier};
 use pgfiles_store::Name;
 use pgfiles_vfs::{InodeNo, KernelCache};
+use tokio::sync::oneshot;
 
 /// Invalidations that wait. When there are more, the kernel learns of the rest when its time to live is over.
 const QUEUE_MAX: usize = 65_536;
 
 enum Forget {
     Entry(InodeNo, Name),
-    Inode(InodeNo),
+    /// And who waits for it.
+    Inode(InodeNo, Option<oneshot::Sender<()>>),
 }
 
 /// The kernel's caches of one mount.
@@ -37,13 +40,21 @@ impl FuseCache {
     }
 }
 
+#[async_trait]
 impl KernelCache for FuseCache {
     fn entry(&self, parent: InodeNo, name: &Name) {
         self.send(Forget::Entry(parent, name.clone()));
     }
 
     fn inode(&self, ino: InodeNo) {
-        self.send(Forget::Inode(ino));
+        self.send(Forget::Inode(ino, None));
+    }
+
+    async fn inode_now(&self, ino: InodeNo) {
+        let (done, told) = oneshot::channel();
+        self.send(Forget::Inode(ino, Some(done)));
+        // Ends as well where the queue is full or the mount has ended.
+        let _ = told.await;
     }
 }
 
@@ -52,7 +63,12 @@ fn notify(notifier: &Notifier, receiver: &Receiver<Forget>) {
         // ENOENT: the kernel does not know it, which is what was wanted. Anything else ends with the mount.
         let _ = match forget {
             Forget::Entry(parent, name) => notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes())),
-            Forget::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+            Forget::Inode(ino, who_waits) => {
+                let done = notifier.inval_inode(INodeNo(ino.0), 0, 0);
+                // Nobody may wait any more.
+                let _ = who_waits.map(|told| told.send(()));
+                done
+            }
         };
     }
 }

@@ -107,6 +107,34 @@ mod tests {
         told.await.unwrap();
     }
 
+    /// However long the lock is held.
+    #[tokio::test]
+    async fn who_waits_for_a_lock_goes_on() {
+        use pgfiles_store::lock::{Change, LockKind};
+        use pgfiles_vfs::{Caller, OpenMode};
+        let server = Arc::new(MemStore::new());
+        let config = VfsConfig { stalled_after: LIMIT, ..VfsConfig::new(pgfiles_store::Prefix::default(), "test") };
+        let vfs = Vfs::shared(server.clone(), Arc::new(Duration::ZERO), server, config, Arc::new(SystemClock));
+        let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+        let (_, file) = vfs.create(InodeNo::ROOT, b"f", 0o644, mode, Caller { uid: 0, gid: 0 }).await.unwrap();
+        let lock = |owner, kind| Change { owner, kind, ..Change::unlock_all(owner) };
+        vfs.setlk(file.handle, lock(1, Some(LockKind::Exclusive)), false, || false).await.unwrap();
+        let (done, told) = tokio::sync::oneshot::channel();
+        let (waiting, began) = (vfs.clone(), Instant::now());
+        let wait = async move {
+            let locked = waiting.setlk(file.handle, lock(2, Some(LockKind::Exclusive)), true, || false).await;
+            drop(done.send(locked));
+        };
+        let holder = async {
+            while began.elapsed() < LIMIT * 10 {
+                tokio::task::yield_now().await;
+            }
+            vfs.setlk(file.handle, lock(1, None), false, || false).await.unwrap();
+        };
+        tokio::join!(Watched::new(vfs.clone(), "setlk", Box::pin(wait)), holder);
+        told.await.unwrap().unwrap();
+    }
+
     #[tokio::test]
     async fn a_store_that_never_answers_is_not_waited_for_for_ever() {
         let (store, vfs) = vfs();

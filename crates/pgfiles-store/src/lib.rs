@@ -13,6 +13,7 @@ pub mod key;
 pub mod layer;
 pub mod layout;
 pub mod list;
+pub mod lock;
 pub mod mem;
 #[cfg(feature = "pg")]
 pub mod pg;
@@ -22,5 +23,6 @@ pub mod version;
 pub use batch::{Batch, Durability, Op, Outcome, Precondition};
 pub use error::{Result, StoreError};
 pub use key::{Key, Name, Prefix};
+pub use lock::Locks;
 pub use store::{Entry, Server, Store};
 pub use version::{Head, Kind, Meta, VersionId, VersionNo};

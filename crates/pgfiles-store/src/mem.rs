@@ -5,6 +5,7 @@
 
 mod commit;
 mod links;
+mod lock;
 mod purge;
 mod rows;
 
@@ -47,6 +48,7 @@ struct State {
     cluster: u64,
     /// When each mount of a prefix last said that it lives.
     beats: HashMap<(String, String), Timestamp>,
+    locks: lock::LockBook,
 }
 
 impl MemStore {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::batch::{Batch, Outcome};
 use crate::error::Result;
 use crate::key::{Key, Prefix};
+use crate::lock::Locks;
 use crate::version::{Head, Lineage, Timestamp, VersionId, VersionNo};
 
 /// What stands at a path.
@@ -164,6 +165,9 @@ pub trait Store: Send + Sync + 'static {
 pub trait Freshness: Send + Sync + 'static {
     /// What remains of the time to live of the path (a key without trailing `/`), absence included; zero: ask again.
     fn trusted_for(&self, path: &Key) -> std::time::Duration;
+
+    /// What is known of the path is not to be trusted any more: the next who asks gets the server's answer.
+    fn distrust(&self, path: &Key);
 }
 
 /// The same trust in every path, for a store without a cache.
@@ -171,6 +175,8 @@ impl Freshness for std::time::Duration {
     fn trusted_for(&self, _path: &Key) -> std::time::Duration {
         *self
     }
+
+    fn distrust(&self, _path: &Key) {}
 }
 
 /// Which server, which of its lives, and how much of its log is on disk.
@@ -204,7 +210,7 @@ pub const HEARTBEAT_EXPIRY_SECONDS: u64 = 600;
 
 /// What the layers below the log of commits offer it.
 #[async_trait]
-pub trait Server: Store {
+pub trait Server: Store + Locks {
     /// Where the server stands. One round trip.
     async fn position(&self) -> Result<Position>;
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use pgfiles_store::batch::{Batch, Outcome};
 use pgfiles_store::error::{Kind, Result, StoreError};
 use pgfiles_store::key::{Key, Prefix};
+use pgfiles_store::lock::{Change, Lease, LeaseCall, LeaseReply, Lock, LockReply, Locks};
 use pgfiles_store::store::{Cursor, Entry, Maintenance, Moment, Page, Part, Position, Purge, PurgeReport, Server, Store, Usage};
 use pgfiles_store::version::{Head, VersionId, VersionNo};
 
@@ -30,6 +31,8 @@ pub enum Call {
     Position,
     Present,
     Maintain,
+    Lease,
+    Lock,
 }
 
 /// What goes wrong.
@@ -207,6 +210,19 @@ impl Store for FaultStore {
     }
     async fn usage(&self, prefix: &Prefix) -> Result<Usage> {
         forward!(self, Usage, self.inner.usage(prefix))
+    }
+}
+
+#[async_trait]
+impl Locks for FaultStore {
+    async fn lease(&self, lease: &Lease, call: LeaseCall) -> Result<LeaseReply> {
+        forward!(self, Lease, self.inner.lease(lease, call))
+    }
+    async fn lock(&self, lease: &Lease, ino: u64, changes: &[Change]) -> Result<LockReply> {
+        forward!(self, Lock, self.inner.lock(lease, ino, changes))
+    }
+    async fn lock_test(&self, lease: &Lease, ino: u64, change: &Change) -> Result<Option<Lock>> {
+        forward!(self, Lock, self.inner.lock_test(lease, ino, change))
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! The functions that start and stop a server block; they are called from tests only.
 
+pub mod bouncer;
 mod programs;
 mod tls;
 

@@ -21,6 +21,7 @@ pub mod dirs;
 pub mod files;
 pub mod links;
 pub mod listing;
+pub mod locks;
 pub mod past;
 pub mod property;
 pub mod renames;
@@ -308,6 +309,10 @@ macro_rules! store_suite {
             a_lost_reply_is_made_up_for, another_life_is_refused, ten_writers_leave_no_gap,
             one_of_many_creators_wins, removal_and_creation_never_hide_a_file, many_puts_in_one_batch,
             rows_are_present_or_not);
+        $crate::store_suite!(@of $factory, locks:
+            a_lock_keeps_others_out, readers_share_and_upgrade, changes_are_all_or_none, a_lease_that_ended_holds_nothing,
+            the_next_lease_leaves_the_locks_of_the_last_behind, there_is_an_end_to_ranges,
+            random_ranges_match_single_bytes, one_of_many_gets_the_lock);
         $crate::store_suite!(@of $factory, property: random_operations_match_the_model);
     };
     (@of $factory:path, $module:ident: $($case:ident),* $(,)?) => {

@@ -73,6 +73,18 @@ pub enum VfsError {
     /// Two names lie where they cannot share an inode.
     #[error("the names lie on two sides of the edge of a grant")]
     CrossDevice,
+    /// Somebody else's lock is in the way.
+    #[error("locked by another")]
+    WouldBlock,
+    /// The caller has a signal to see to.
+    #[error("interrupted")]
+    Interrupted,
+    /// Too many ranges of one file are locked.
+    #[error("too many locks")]
+    NoLocks,
+    /// This mount was cut off from the server for so long that others took a lock that was held through this handle.
+    #[error("the lock on the file is lost: the mount was cut off from the server for too long")]
+    LockLost,
     /// Someone else changed the same thing at the same time.
     #[error("changed meanwhile: {0}")]
     Conflict(Arc<StoreError>),

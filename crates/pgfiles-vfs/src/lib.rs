@@ -11,7 +11,8 @@
 //!    rename of a directory, because that changes the keys of all below.
 //! 2. `Inode::names` of directories, async, ascending by inode number: creates, removals and renames in it.
 //! 3. `Inode::data` of files, async, ascending by inode number: content, and publishing it.
-//! 4. `Vfs::table`, `Vfs::handles` and the other std mutexes: for moments, never across an await, never two at once
+//! 4. The turns and then the lease of `locking::Locking`, async: requests about locks to the store.
+//! 5. `Vfs::table`, `Vfs::handles` and the other std mutexes: for moments, never across an await, never two at once
 //!    but `table` inside none and nothing inside `table`.
 
 pub mod attr;
@@ -20,6 +21,7 @@ mod dir;
 pub mod error;
 mod handle;
 mod inode;
+mod locking;
 pub mod notify;
 mod ops;
 mod patience;
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use pgfiles_store::clock::Clock;
 use pgfiles_store::key::{Key, Prefix};
+use pgfiles_store::lock::Locks;
 use pgfiles_store::store::{Freshness, Store, Usage};
 use serde_json::Value;
 use tokio::sync::{Notify, RwLock, Semaphore};
@@ -111,6 +114,8 @@ pub struct VfsStatus {
     pub open_files: u64,
     /// Inodes that the kernel knows.
     pub inodes: u64,
+    /// Ranges locked across mounts; `None` where the kernel keeps locks by itself.
+    pub locks: Option<u64>,
     /// Paths with unpublished changes, at most 100.
     pub waiting: Vec<String>,
     /// Paths whose last publication failed, and why; at most 100.
@@ -137,6 +142,8 @@ pub struct Vfs {
     /// Batches of body rows on their way, over all files.
     spills: Arc<Semaphore>,
     usage: Mutex<Option<(Instant, Usage)>>,
+    /// For a mount that shares its prefix with others.
+    locking: Option<locking::Locking>,
     closing: AtomicBool,
     runtime: tokio::runtime::Handle,
 }
@@ -145,9 +152,34 @@ impl Vfs {
     /// A filesystem over a store. Starts the task that publishes in time, which ends with [`Vfs::shutdown`] or the last
     /// reference.
     pub fn new(store: Arc<dyn Store>, fresh: Arc<dyn Freshness>, config: VfsConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::build(store, fresh, None, config, clock)
+    }
+
+    /// The same for a mount that shares its prefix with others: names are taken, and files locked, for all of them
+    /// (`PGFILES_SHARED`). `fresh` and `store` should trust nothing without asking. [`Vfs::renew_locks`] has to be called.
+    pub fn shared(
+        store: Arc<dyn Store>,
+        fresh: Arc<dyn Freshness>,
+        locks: Arc<dyn Locks>,
+        config: VfsConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        Self::build(store, fresh, Some(locks), config, clock)
+    }
+
+    fn build(
+        store: Arc<dyn Store>,
+        fresh: Arc<dyn Freshness>,
+        locks: Option<Arc<dyn Locks>>,
+        config: VfsConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
         let patience = Arc::new(Patience::new(store, config.stalled_after));
+        let (prefix, mount) = (config.prefix.clone(), config.mount_id.clone());
+        let locking = locks.map(|locks| locking::Locking::new(locks, patience.clone(), clock.clone(), prefix, mount));
         let vfs = Arc::new(Self {
             store: patience.clone(),
+            locking,
             patience,
             fresh,
             view: attr::View { owner: config.owner, uid: config.uid, gid: config.gid },
@@ -206,6 +238,7 @@ impl Vfs {
     pub fn status(&self) -> VfsStatus {
         let mut status = VfsStatus { dirty_bytes: self.dirty_bytes.load(Ordering::Relaxed), ..VfsStatus::default() };
         status.open_files = self.handles().open_files();
+        status.locks = self.locking.as_ref().map(locking::Locking::count);
         let due = self.due().clone();
         let table = self.table();
         status.inodes = table.len();
@@ -259,6 +292,10 @@ impl Vfs {
 
     fn due(&self) -> MutexGuard<'_, publish::Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     fn writable(&self) -> Result<()> {

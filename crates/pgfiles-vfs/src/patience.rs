@@ -78,7 +78,8 @@ impl Patience {
         }
     }
 
-    async fn wait<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Waits for an ordinary request, also one to another trait of the same server.
+    pub async fn wait<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.within(self.limit, call).await
     }
 

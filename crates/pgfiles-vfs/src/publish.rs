@@ -218,6 +218,9 @@ impl Vfs {
     pub(crate) async fn publish_locked(self: &Arc<Self>, inode: &Inode, data: &mut Data, durability: Durability) -> Result<bool> {
         let (mut tries, mut mends) = (0, 0);
         let result = loop {
+            if let Err(error) = self.confirm_locks(inode, data).await {
+                break Err(error);
+            }
             let (facts, key, pending, patch) = {
                 let table = self.table();
                 let Ok(node) = table.node(inode.no) else { break Ok(false) };

@@ -25,13 +25,17 @@ struct Mounted {
 impl Mounted {
     /// `None`, with a word why, where this machine cannot mount.
     fn new(ttl: Duration) -> Option<Self> {
+        Self::with(|store, config| Vfs::new(store, Arc::new(ttl), config, Arc::new(SystemClock)))
+    }
+
+    fn with(make: impl FnOnce(Arc<MemStore>, VfsConfig) -> Arc<Vfs>) -> Option<Self> {
         let runtime = Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(MemStore::new());
         let vfs = {
             let _inside = runtime.enter();
             let config = VfsConfig::new(Prefix::new("agents/7").unwrap(), "test");
-            Vfs::new(store.clone(), Arc::new(ttl), config, Arc::new(SystemClock))
+            make(store.clone(), config)
         };
         match pgfiles_fuse::mount(vfs.clone(), &MountOptions::new(dir.path()), runtime.handle().clone()) {
             Ok(session) => Some(Self { dir, session: Some(session), store, vfs, runtime }),
@@ -84,6 +88,15 @@ fn through_a_mount() {
 #[test]
 fn through_a_mount_that_trusts_nothing() {
     let Some(mounted) = Mounted::new(Duration::ZERO) else { return };
+    fs_suite::run(&OnDisk { root: mounted.path().to_owned() });
+}
+
+/// With requests for locks, and names that are taken in the store at once.
+#[test]
+fn through_a_mount_that_shares() {
+    let make =
+        |store: Arc<MemStore>, config| Vfs::shared(store.clone(), Arc::new(Duration::ZERO), store, config, Arc::new(SystemClock));
+    let Some(mounted) = Mounted::with(make) else { return };
     fs_suite::run(&OnDisk { root: mounted.path().to_owned() });
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::batch::{Batch, Outcome};
 use crate::error::Result;
 use crate::key::{Key, Prefix};
+use crate::lock::{Change, Lease, LeaseCall, LeaseReply, Lock, LockReply, Locks};
 use crate::store::{Cursor, Entry, Maintenance, Moment, Page, Part, Position, Purge, PurgeReport, Server, Store, Usage};
 use crate::version::{Head, VersionId, VersionNo};
 
@@ -37,11 +38,12 @@ pub enum Method {
     Position,
     Present,
     Maintain,
+    Lock,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Method; 13] = [
+    pub const ALL: [Method; 14] = [
         Method::Lookup,
         Method::List,
         Method::Tree,
@@ -55,6 +57,7 @@ impl Method {
         Method::Position,
         Method::Present,
         Method::Maintain,
+        Method::Lock,
     ];
 
     /// As it is called in `status --json`.
@@ -73,6 +76,7 @@ impl Method {
             Method::Position => "position",
             Method::Present => "present",
             Method::Maintain => "maintain",
+            Method::Lock => "lock",
         }
     }
 }
@@ -327,6 +331,30 @@ impl Store for Metrics {
     async fn usage(&self, prefix: &Prefix) -> Result<Usage> {
         let call = self.begin(Method::Usage, 1, 0);
         let result = self.inner.usage(prefix).await;
+        call.done(&result);
+        result
+    }
+}
+
+#[async_trait]
+impl Locks for Metrics {
+    async fn lease(&self, lease: &Lease, what: LeaseCall) -> Result<LeaseReply> {
+        let call = self.begin(Method::Lock, 1, 0);
+        let result = self.inner.lease(lease, what).await;
+        call.done(&result);
+        result
+    }
+
+    async fn lock(&self, lease: &Lease, ino: u64, changes: &[Change]) -> Result<LockReply> {
+        let call = self.begin(Method::Lock, changes.len(), 0);
+        let result = self.inner.lock(lease, ino, changes).await;
+        call.done(&result);
+        result
+    }
+
+    async fn lock_test(&self, lease: &Lease, ino: u64, change: &Change) -> Result<Option<Lock>> {
+        let call = self.begin(Method::Lock, 1, 0);
+        let result = self.inner.lock_test(lease, ino, change).await;
         call.done(&result);
         result
     }

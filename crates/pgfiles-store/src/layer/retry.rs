@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::batch::{Batch, Outcome};
 use crate::error::{Kind, Result, StoreError};
 use crate::key::{Key, Prefix};
+use crate::lock::{Change, Lease, LeaseCall, LeaseReply, Lock, LockReply, Locks};
 use crate::store::{Cursor, Entry, Maintenance, Moment, Page, Part, Position, Purge, PurgeReport, Server, Store, Usage};
 use crate::version::{Head, VersionId, VersionNo};
 
@@ -241,6 +242,21 @@ impl Store for Retry {
 
     async fn usage(&self, prefix: &Prefix) -> Result<Usage> {
         until_answered!(self, self.inner.usage(prefix))
+    }
+}
+
+#[async_trait]
+impl Locks for Retry {
+    async fn lease(&self, lease: &Lease, call: LeaseCall) -> Result<LeaseReply> {
+        until_answered!(self, self.inner.lease(lease, call))
+    }
+
+    async fn lock(&self, lease: &Lease, ino: u64, changes: &[Change]) -> Result<LockReply> {
+        until_answered!(self, self.inner.lock(lease, ino, changes))
+    }
+
+    async fn lock_test(&self, lease: &Lease, ino: u64, change: &Change) -> Result<Option<Lock>> {
+        until_answered!(self, self.inner.lock_test(lease, ino, change))
     }
 }
 

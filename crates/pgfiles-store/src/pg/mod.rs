@@ -9,6 +9,7 @@ pub mod connect;
 pub mod dsn;
 mod dsn_text;
 pub mod listen;
+mod lock;
 mod passfile;
 mod pool;
 mod row;

@@ -19,7 +19,7 @@ pub const VERSION: u64 = 1;
 pub const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// Everything but indexes, triggers and the version, in the order of their dependence.
-const FUNCTIONS: [&str; 18] = [
+const FUNCTIONS: [&str; 19] = [
     include_str!("schema/table.sql"),
     include_str!("schema/names.sql"),
     include_str!("schema/read.sql"),
@@ -35,6 +35,7 @@ const FUNCTIONS: [&str; 18] = [
     include_str!("schema/exchange.sql"),
     include_str!("schema/commit.sql"),
     include_str!("schema/delete.sql"),
+    include_str!("schema/lock.sql"),
     include_str!("schema/purge.sql"),
     include_str!("schema/report.sql"),
     include_str!("schema/public.sql"),

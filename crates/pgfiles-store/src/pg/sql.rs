@@ -47,6 +47,15 @@ pub(super) const PURGE: &str = "SELECT pgfiles_purge($1, $2, $3, $4, $5)";
 /// $1 prefix, $2 mount, $3 `beat`, `leave`, `sweep`, `listen` or `deaf`.
 pub(super) const MAINTAIN: &str = "SELECT pgfiles_maintain($1, $2, $3)::bigint";
 
+/// $1 prefix, $2 mount, $3 number, $4 `renew`, `next`, `settle` or `end`.
+pub(super) const LEASE: &str = "SELECT pgfiles_lease($1, $2, $3, $4)";
+
+/// $1 prefix, $2 mount, $3 number of its lease, $4 inode number, $5 changes.
+pub(super) const LOCK: &str = "SELECT pgfiles_lock($1, $2, $3, $4, $5)";
+
+/// $1 prefix, $2 mount, $3 inode number, $4 a change.
+pub(super) const LOCK_TEST: &str = "SELECT pgfiles_lock_test($1, $2, $3, $4)";
+
 /// $1 ids.
 pub(super) const PRESENT: &str = "SELECT EXISTS (SELECT FROM pgfiles b WHERE b.id = p.id) \
      FROM unnest($1) WITH ORDINALITY AS p(id, ord) ORDER BY p.ord";

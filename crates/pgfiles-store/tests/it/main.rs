@@ -18,6 +18,7 @@ mod schema_cost;
 mod schema_grant;
 mod schema_init;
 mod schema_links;
+mod schema_lock;
 mod schema_model;
 mod schema_race;
 

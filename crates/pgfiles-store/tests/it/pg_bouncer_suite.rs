@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use pgfiles_store::pg::{PgOptions, PgStore};
 use pgfiles_testkit::postgres::Postgres;
+use pgfiles_testkit::postgres::bouncer::Bouncer;
 use pgfiles_testkit::store_suite::Subject;
 
-use crate::pg_bouncer::Bouncer;
 use crate::pg_store::initialise;
 
 async fn subject() -> Subject {

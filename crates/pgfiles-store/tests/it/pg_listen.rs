@@ -8,9 +8,9 @@ use pgfiles_store::error::Kind;
 use pgfiles_store::pg::listen::{Listener, Notice};
 use pgfiles_store::pg::{PgOptions, PgStore};
 use pgfiles_store::{Prefix, Store as _};
+use pgfiles_testkit::postgres::bouncer::Bouncer;
 use pgfiles_testkit::postgres::{Options, Postgres};
 
-use crate::pg_bouncer::Bouncer;
 use crate::pg_store::{batch, initialise, put};
 
 fn dir(text: &str) -> Prefix {

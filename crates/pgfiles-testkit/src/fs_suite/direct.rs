@@ -45,7 +45,10 @@ fn errno(error: VfsError) -> i32 {
         VfsError::AttributeTooLarge => libc::E2BIG,
         VfsError::NotSupported => libc::EOPNOTSUPP,
         VfsError::Conflict(_) => libc::EBUSY,
-        VfsError::Unavailable(_) | VfsError::Corrupt(_) | VfsError::Io(_) => libc::EIO,
+        VfsError::WouldBlock => libc::EAGAIN,
+        VfsError::Interrupted => libc::EINTR,
+        VfsError::NoLocks => libc::ENOLCK,
+        VfsError::Unavailable(_) | VfsError::Corrupt(_) | VfsError::Io(_) | VfsError::LockLost => libc::EIO,
     }
 }
 

@@ -17,6 +17,8 @@ use crate::ops::lookup::EntryReply;
 use crate::publish::is_conflict;
 
 const SET_GROUP_ID: u32 = 0o2000;
+/// How often a name that came and went is tried to be opened or made.
+const RACES_MAX: u32 = 20;
 
 impl Vfs {
     /// Opens a name, creating it where it does not exist. Counts a lookup.
@@ -36,33 +38,63 @@ impl Vfs {
         let dir = self.table().inode(parent)?;
         let _moves = self.moves.read().await;
         let _names = dir.names.lock().await;
-        if let Some(no) = self.find(parent, &name).await? {
-            if open.exclusive {
-                return Err(VfsError::Exists);
+        let mut tries = 0;
+        let (key, facts, row) = loop {
+            if let Some(no) = self.find(parent, &name).await? {
+                if open.exclusive {
+                    return Err(VfsError::Exists);
+                }
+                if self.table().node(no)?.facts.kind == Kind::Dir {
+                    return Err(VfsError::IsDirectory);
+                }
+                let opened = self.open_found(no, open, caller).await?;
+                return Ok((self.entry(no)?, opened));
             }
-            if self.table().node(no)?.facts.kind == Kind::Dir {
-                return Err(VfsError::IsDirectory);
+            let (key, facts) = {
+                let table = self.table();
+                (table.key_in(parent, &name)?, self.new_facts(&table.dir(parent)?.facts, Kind::File, mode, caller))
+            };
+            if !self.is_shared() {
+                break (key, facts, None);
             }
-            let opened = self.open_found(no, open, caller).await?;
-            return Ok((self.entry(no)?, opened));
-        }
+            // The name is taken for all mounts before anyone is told that it is.
+            match self.take_name(&key, &facts).await {
+                Ok(facts) => break (key, facts.clone(), facts.row.map(|(id, _)| id)),
+                // Somebody else took it just now: then theirs is opened.
+                Err(VfsError::Exists) if !open.exclusive && tries < RACES_MAX => {
+                    tries += 1;
+                    self.fresh.distrust(&key);
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let (no, inode) = {
             let mut table = self.table();
-            let key = table.key_in(parent, &name)?;
-            let facts = self.new_facts(&table.dir(parent)?.facts, Kind::File, mode, caller);
             let no = table.insert(parent, &name, &key, facts)?;
             let node = table.node_mut(no)?;
-            node.pending = true;
+            node.pending = row.is_none();
+            node.kept = row;
             node.opens += 1;
             (no, table.inode(no)?)
         };
         {
             let mut data = inode.data.lock().await;
-            data.content = Content::Whole(Vec::new());
-            data.trivial = true;
             data.writers += u32::from(open.write);
+            if row.is_some() {
+                // What is written through this description goes into the version that the name was taken with.
+                data.of = row;
+                data.extends = row.filter(|_| open.write);
+            } else {
+                data.content = Content::Whole(Vec::new());
+                data.trivial = true;
+            }
         }
-        let handle = self.handles().add_file(inode, open);
+        let handle = self.handles().add_file(inode.clone(), open);
+        if row.is_some() {
+            self.stamp_dir(parent);
+            inode.data.lock().await.writer = Some(handle);
+            return Ok((self.entry(no)?, Opened { handle, keep_cache: true }));
+        }
         self.stamp_dir(parent);
         self.arm(no, self.config.publish_after);
         Ok((self.entry(no)?, Opened { handle, keep_cache: true }))
@@ -148,6 +180,14 @@ impl Vfs {
         let no = self.table().insert(parent, &name, &key, facts)?;
         self.stamp_dir(parent);
         self.entry(no)
+    }
+
+    /// Commits the row of an empty file; its facts as they stand there.
+    async fn take_name(&self, key: &Key, facts: &Facts) -> Result<Facts> {
+        let outcome = self.commit(vec![Op::Put(self.first_row(key, facts)?)], Durability::Async).await;
+        let mut outcome = outcome.map_err(|error| if is_conflict(&error) { VfsError::Exists } else { error.into() })?;
+        let head = outcome.pop().and_then(|outcome| outcome.head).ok_or(VfsError::Stale)?;
+        Ok(Facts { ino: facts.ino, ..Facts::of_head(&head) })
     }
 
     fn first_row(&self, path: &Key, facts: &Facts) -> Result<Put> {

@@ -4,6 +4,7 @@ pub mod allocate;
 mod copy;
 mod create;
 mod link;
+mod lock;
 pub mod lookup;
 mod open;
 mod read;

@@ -74,6 +74,7 @@ impl Vfs {
             tracing::warn!(ino = file.inode.no.0, %error, "publishing at release failed; the data is kept");
             file.inode.data.lock().await.keep_error(error);
         }
+        self.unlock_handle(&file, handle).await;
         drop(file);
         self.close(handle).await;
     }
@@ -138,6 +139,7 @@ impl Vfs {
     /// As [`Vfs::flush_handle`].
     pub async fn fsync(self: &Arc<Self>, handle: HandleId, _datasync: bool) -> Result<()> {
         let file = self.handles().file(handle)?;
+        self.still_locked(handle)?;
         if !self.publish_told(&file.inode, Durability::Sync).await? && !self.config.read_only {
             self.store.sync().await?;
         }

@@ -25,6 +25,7 @@ impl Vfs {
     /// [`VfsError::Corrupt`] where the body is damaged; [`VfsError::BadHandle`].
     pub async fn read(self: &Arc<Self>, handle: HandleId, offset: u64, len: u64) -> Result<Bytes> {
         let file = self.handles().file(handle)?;
+        self.still_locked(handle)?;
         let mut tries = 0;
         loop {
             let mut data = file.inode.data.lock().await;

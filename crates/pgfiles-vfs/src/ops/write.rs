@@ -39,6 +39,7 @@ impl Vfs {
         if !file.mode.write {
             return Err(VfsError::BadHandle);
         }
+        self.still_locked(handle)?;
         if bytes.is_empty() {
             // `man 2 write`: no effect on a file, not even on its size.
             return Ok(0);

@@ -1,5 +1,6 @@
 //! Integration tests of the filesystem, without a kernel and without a server, in one binary.
 
+mod locks;
 mod model;
 mod rows;
 mod suite;

@@ -33,3 +33,16 @@ fn over_all_layers() {
     };
     fs_suite::run(&Direct { vfs, runtime });
 }
+
+#[test]
+fn over_all_layers_for_a_mount_that_shares() {
+    let runtime = Runtime::new().unwrap();
+    let vfs = {
+        let _inside = runtime.enter();
+        let settings = StackConfig { metadata_ttl: Duration::ZERO, ..StackConfig::default() };
+        let stack = Stack::new(Arc::new(MemStore::new()), settings);
+        let config = VfsConfig::new(Prefix::new("agents/7").unwrap(), "test");
+        Vfs::shared(stack.store, stack.fresh, stack.server, config, Arc::new(SystemClock))
+    };
+    fs_suite::run(&Direct { vfs, runtime });
+}

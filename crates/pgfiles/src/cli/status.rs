@@ -98,6 +98,9 @@ fn print(answer: &Value) -> Result<()> {
             ),
         ]);
     }
+    if let Some(locks) = answer["locks"].as_u64() {
+        rows.push(vec!["  locks".into(), format!("{locks} ranges held for all mounts of the prefix")]);
+    }
     if let Some(usage) = answer["usage"].as_object() {
         let number = |field: &str| usage.get(field).and_then(Value::as_u64).unwrap_or(0);
         rows.push(vec!["  files".into(), format!("{} ({})", number("files"), units::show_bytes(number("bytes")))]);

@@ -69,8 +69,8 @@ settings! {
         "The free space that statfs(2) and `df` report.",
     "notify" "PGFILES_NOTIFY" "notify" "false" SWITCH =>
         "Hear of changes by other mounts and by `pgfiles_write` and `pgfiles_delete` within a second, by LISTEN. Costs the server a little per commit.",
-    "shared" "PGFILES_SHARED" "shared" "false" "false (true is not in this release)" =>
-        "Locks and O_EXCL across mounts of one prefix. Not in this release: two mounts that write one file keep both versions.",
+    "shared" "PGFILES_SHARED" "shared" "false" SWITCH =>
+        "Several mounts of one prefix work together: O_EXCL is exclusive and flock, fcntl and OFD locks hold across all of them that have this set, and every open and stat asks the server (`PGFILES_CACHE_METADATA_TTL` is then 0 by default). Locks of a mount that dies or is cut off are free after 15 seconds. Not together with `PGFILES_DURABILITY=writeback`. Without it locks hold within a mount, and two mounts that write one file keep both versions.",
     "tags" "PGFILES_TAGS" "tags" "" "k=v,k2=v2: names without = and comma, no name twice" =>
         "Recorded in `meta.by.tags` of every version that is written.",
     "owner" "PGFILES_OWNER" "owner" "" "stored or mounter" =>

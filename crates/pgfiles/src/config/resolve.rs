@@ -107,6 +107,7 @@ pub struct Settings {
     pub young_seconds: u32,
     pub free_space: u64,
     pub notify: bool,
+    pub shared: bool,
     pub tags: BTreeMap<String, String>,
     pub owner: Owner,
     /// The text of each, by key, and where it came from.
@@ -140,13 +141,18 @@ impl Settings {
     /// A bad value.
     pub fn from_given(given: BTreeMap<String, Given>, file: Option<&Path>) -> Result<Self> {
         let check = Check { given: &given, file };
+        let shared = check.take("shared", switch)?;
         Ok(Self {
             dsn: check.take("dsn", |text| Ok((!text.is_empty()).then(|| text.to_owned())))?,
             pool_size: check.take("pool_size", |t| t.parse().ok().filter(|n| (1..=100).contains(n)).ok_or_else(String::new))?,
             prefix: check.take("prefix", |text| Prefix::new(text).map_err(|error| error.to_string()))?,
             read_only: check.take("read_only", switch)?,
             cache_max_size: check.take("cache_max_size", |text| units::bytes(text).ok_or_else(String::new))?,
-            cache_metadata_ttl: check.take("cache_metadata_ttl", span)?,
+            cache_metadata_ttl: match given.get("cache_metadata_ttl") {
+                // Close-to-open, unless somebody wants it otherwise.
+                Some(Given { source: Source::Default, .. }) if shared => Duration::ZERO,
+                _ => check.take("cache_metadata_ttl", span)?,
+            },
             cache_dir: check.take("cache_dir", |text| match Path::new(text) {
                 path if path.is_absolute() => Ok(path.to_owned()),
                 _ => Err(String::new()),
@@ -161,6 +167,9 @@ impl Settings {
             durability: check.take("durability", |text| match text {
                 "close" => Ok(Durability::Close),
                 "sync" => Ok(Durability::Sync),
+                "writeback" if shared => {
+                    Err("it answers close before anyone else sees the file, and PGFILES_SHARED is set".into())
+                }
                 "writeback" => Ok(Durability::Writeback),
                 _ => Err(String::new()),
             })?,
@@ -176,14 +185,8 @@ impl Settings {
                 "mounter" => Ok(Owner::Mounter),
                 _ => Err(String::new()),
             })?,
-            given: {
-                check.take("shared", |text| match switch(text) {
-                    Ok(false) => Ok(()),
-                    Ok(true) => Err("not in this release".into()),
-                    Err(why) => Err(why),
-                })?;
-                given
-            },
+            shared,
+            given,
         })
     }
 
@@ -314,13 +317,23 @@ mod tests {
             ("PGFILES_TAGS", "run", "k=v"),
             ("PGFILES_TAGS", "a=1,a=2", "twice"),
             ("PGFILES_OWNER", "me", "stored or mounter"),
-            ("PGFILES_SHARED", "true", "not in this release"),
+            ("PGFILES_SHARED", "some", "true or false"),
         ] {
             let error = resolve(&[], &[(variable, value)]).unwrap_err();
             assert_eq!(error.exit, crate::exit::Exit::Usage);
             let text = error.to_string();
             assert!(text.contains(variable) && text.contains(value) && text.contains(allowed), "{text}");
         }
+    }
+
+    #[test]
+    fn shared_asks_at_every_open_unless_told_otherwise() {
+        let ttl = |vars: &[(&str, &str)]| resolve(&[], vars).unwrap().cache_metadata_ttl;
+        assert_eq!(ttl(&[("PGFILES_SHARED", "false")]), Duration::from_secs(30));
+        assert_eq!(ttl(&[("PGFILES_SHARED", "true")]), Duration::ZERO);
+        assert_eq!(ttl(&[("PGFILES_SHARED", "true"), ("PGFILES_CACHE_METADATA_TTL", "2s")]), Duration::from_secs(2));
+        let error = resolve(&[], &[("PGFILES_SHARED", "true"), ("PGFILES_DURABILITY", "writeback")]).unwrap_err().to_string();
+        assert!(error.contains("PGFILES_DURABILITY") && error.contains("PGFILES_SHARED"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What a daemon does without being asked, one task each, ended with the daemon: it says that it lives while it has rows
-//! of bodies that no version refers to yet, sweeps those of mounts that died, listens for changes where that is set, and
+//! of bodies that no version refers to yet, and while programs hold locks across mounts, sweeps those of mounts that died, listens for changes where that is set, and
 //! forgets everything when another server is found behind the address.
 
 use std::sync::atomic::Ordering;
@@ -25,6 +25,9 @@ pub(super) fn start(daemon: &Arc<Daemon>, pg: Arc<PgStore>) {
     if !daemon.settings.read_only {
         tokio::spawn(beat(Arc::downgrade(daemon)));
         tokio::spawn(sweep(Arc::downgrade(daemon)));
+    }
+    if daemon.vfs.is_shared() {
+        tokio::spawn(renew_locks(Arc::downgrade(daemon)));
     }
     if daemon.settings.notify {
         tokio::spawn(listen(Arc::downgrade(daemon), pg));
@@ -53,8 +56,23 @@ async fn beat(daemon: Weak<Daemon>) {
     }
 }
 
+/// Keeps the lease of this mount's locks, every few seconds while there are any.
+async fn renew_locks(daemon: Weak<Daemon>) {
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(daemon) = daemon.upgrade() else { return };
+        if let Err(error) = daemon.vfs.renew_locks().await {
+            tracing::warn!(%error, "the lease of the locks was not renewed");
+        }
+    }
+}
+
 /// At the end: no rows of ours are unpublished any more. Not worth waiting for; the beat expires by itself.
 pub(super) async fn leave(daemon: &Daemon) {
+    // Not worth waiting for either: without it they are free a little later.
+    let _ = tokio::time::timeout(LOOK_EVERY, daemon.vfs.end_locks()).await;
     if daemon.has_beaten.load(Ordering::Relaxed) {
         let _ = tokio::time::timeout(LOOK_EVERY, daemon.maintain(Maintenance::Leave)).await;
     }

@@ -91,7 +91,13 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     let by = Arc::new(connect::by(Some(&order.id), &settings.tags));
     let config = vfs_config(&order, &settings, by.clone());
     let clock = Arc::new(SystemClock);
-    let vfs = Vfs::new(stack.store.clone(), stack.fresh.clone(), config, clock.clone());
+    let (store, fresh) = (stack.store.clone(), stack.fresh.clone());
+    // A mount that changes nothing has no row to write its locks to: the kernel keeps them.
+    let vfs = if settings.shared && !settings.read_only {
+        Vfs::shared(store, fresh, stack.server.clone(), config, clock.clone())
+    } else {
+        Vfs::new(store, fresh, config, clock.clone())
+    };
     let service =
         Service { store: stack.store.clone(), fence: settings.prefix.clone(), by, mount: order.id.as_str().into(), clock };
     let mount = mount_of(&order, &settings, &dsn);
@@ -357,7 +363,7 @@ impl Daemon {
                 "bytes": vfs.dirty_bytes + log.queued_bytes, "open_files": vfs.open_files,
                 "queued_ops": log.queued_ops, "waiting": vfs.waiting,
             },
-            "errors": errors, "usage": usage, "inodes": vfs.inodes, "mount": self.mount.id,
+            "errors": errors, "usage": usage, "inodes": vfs.inodes, "locks": vfs.locks, "mount": self.mount.id,
             "queue": log, "cache": stack.cache, "operations": stack.operations, "retries": stack.server.retries,
         })
     }

@@ -23,15 +23,20 @@ pub struct Sandbox {
 impl Sandbox {
     /// A user of an initialised database.
     pub fn new(dsn: &str) -> Self {
-        let sandbox = Self {
+        let sandbox = Self::fenced(dsn);
+        sandbox.ok(["init"]);
+        sandbox
+    }
+
+    /// A user who has no right to initialise.
+    pub fn fenced(dsn: &str) -> Self {
+        Self {
             home: tempfile::Builder::new().prefix("pgf").tempdir().unwrap(),
             dsn: dsn.to_owned(),
             settings: Vec::new(),
             mounts: std::sync::Mutex::default(),
             _database: None,
-        };
-        sandbox.ok(["init"]);
-        sandbox
+        }
     }
 
     /// A user with a fresh database of a server.

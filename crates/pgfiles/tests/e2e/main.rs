@@ -10,4 +10,5 @@ mod harness;
 mod large;
 mod many_mounts;
 mod real_programs;
+mod shared;
 mod versions;

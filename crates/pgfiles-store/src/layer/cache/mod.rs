@@ -243,6 +243,10 @@ impl Freshness for Cache {
     fn trusted_for(&self, path: &Key) -> Duration {
         self.heads.trusted_for(path)
     }
+
+    fn distrust(&self, path: &Key) {
+        self.heads.invalidate(path);
+    }
 }
 
 #[async_trait]

@@ -50,7 +50,7 @@ DECLARE f text;
 BEGIN
   IF NOT @schema@.pgfiles_is_fenced() THEN RETURN NEW; END IF;
   IF left(OLD.key, 1) = '/' AND NEW.id = OLD.id AND NEW.key = OLD.key AND NEW.data IS NULL AND OLD.data IS NULL
-     AND OLD.meta ? 'beat' AND NEW.meta - 'beat' = OLD.meta - 'beat' THEN
+     AND OLD.meta ?| '{beat,locks}' AND NEW.meta - '{beat,lease,kept,locks}'::text[] = OLD.meta - '{beat,lease,kept,locks}'::text[] THEN
     RETURN NEW;
   END IF;
   IF NEW.id <> OLD.id OR NEW.key <> OLD.key OR NEW.data IS DISTINCT FROM OLD.data OR left(OLD.key, 1) = '/' THEN

@@ -119,7 +119,10 @@ BEGIN
     END IF;
     GET DIAGNOSTICS n = ROW_COUNT;
   WHEN 'sweep' THEN
-    IF NOT @schema@.pgfiles_limited() THEN n := @schema@.pgfiles_sweep(prefix); END IF;
+    IF NOT @schema@.pgfiles_limited() THEN
+      n := @schema@.pgfiles_sweep(prefix);
+      PERFORM @schema@.pgfiles_sweep_locks(prefix);
+    END IF;
   ELSE
     RAISE EXCEPTION 'unknown housekeeping %', what USING ERRCODE = 'PF004';
   END CASE;
