@@ -52,7 +52,7 @@ async fn code(client: &Client, sql: &str) -> String {
 
 #[tokio::test]
 async fn it_works_in_its_prefix_and_sees_no_other() {
-    let Fenced { owner, agent, .. } = fenced().await;
+    let Fenced { database: _database, owner, agent, .. } = fenced().await;
     owner.batch_execute("INSERT INTO pgfiles(key, data) VALUES ('agents/8/secret', 's'), ('agents/7/given', 'g')").await.unwrap();
     commit(&agent, put("agents/7/d/x", 3, json!({})), b"abc").await.unwrap();
     agent.batch_execute("INSERT INTO pgfiles(key, data) VALUES ('agents/7/sql', 'q')").await.unwrap();
@@ -74,7 +74,7 @@ async fn it_works_in_its_prefix_and_sees_no_other() {
 
 #[tokio::test]
 async fn every_operation_works_for_it() {
-    let Fenced { owner, agent, .. } = fenced().await;
+    let Fenced { database: _database, owner, agent, .. } = fenced().await;
     let big = vec![b'x'; 5000];
     let made = commit(&agent, put("agents/7/d/x", 5000, json!({})), &big).await.unwrap();
     let mut more = put("agents/7/d/x", 2, json!({}));
@@ -105,7 +105,7 @@ async fn every_operation_works_for_it() {
 
 #[tokio::test]
 async fn it_changes_nothing_but_attributes_of_heads() {
-    let Fenced { agent, .. } = fenced().await;
+    let Fenced { database: _database, agent, .. } = fenced().await;
     agent.batch_execute("INSERT INTO pgfiles(key, data) VALUES ('agents/7/x', 'one')").await.unwrap();
     agent.batch_execute("INSERT INTO pgfiles(key, data) VALUES ('agents/7/x', 'two')").await.unwrap();
     for sql in [
@@ -138,7 +138,7 @@ async fn it_changes_nothing_but_attributes_of_heads() {
 
 #[tokio::test]
 async fn a_forged_reference_leads_nowhere() {
-    let Fenced { owner, agent, .. } = fenced().await;
+    let Fenced { database: _database, owner, agent, .. } = fenced().await;
     // A secret with references and a lineage, outside.
     let big = vec![b's'; 9000];
     commit(&owner, put("agents/8/secret", 9000, json!({})), &big).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_forged_reference_leads_nowhere() {
 
 #[tokio::test]
 async fn bodies_are_copied_across_the_edge_of_a_grant() {
-    let Fenced { owner, agent, .. } = fenced().await;
+    let Fenced { database: _database, owner, agent, .. } = fenced().await;
     let (lin, chunk) = (Uuid::new_v4(), Uuid::now_v7());
     let key = format!("/agents/8/{}/{}", lin.simple(), chunk.simple());
     let body = json!({"op": "body", "id": chunk, "key": key, "lin": lin, "mount": "m", "sum": "", "body": 1});

@@ -69,6 +69,30 @@ async fn no_link_crosses_the_edge_of_a_grant() {
 }
 
 #[tokio::test]
+async fn no_body_is_shared_across_the_edge_of_a_grant() {
+    let (_database, client) = fresh().await;
+    let role = format!("agent_{}", Uuid::new_v4().simple());
+    client.batch_execute(&format!("CREATE ROLE {role}; SELECT pgfiles_grant('{role}', 'agents/7')")).await.unwrap();
+    let (lineage, chunk) = (Uuid::new_v4(), Uuid::now_v7());
+    let body = json!({"op": "body", "id": chunk, "key": format!("/agents/7/{}/{}", lineage.simple(), chunk.simple()), "lin": lineage,
+        "mount": "m", "sum": "s", "body": 1});
+    let put = |key: &str| {
+        let meta = json!({"kind": "file", "size": 5000, "etag": "e", "lin": lineage,
+            "layout": {"codec": "chunks", "chunk": 8192, "levels": 1, "sum": "sha256"}});
+        json!({"op": "put", "id": Uuid::now_v7(), "key": key, "meta": meta, "defaults": {}, "body": 2, "expect": null, "extends": null, "drops": []})
+    };
+    let bodies: Vec<&[u8]> = vec![&[7; 5000], chunk.as_bytes()];
+    let commit = async |ops: Value| {
+        let row = client.query_one("SELECT pgfiles_commit($1, $2, '{}')", &[&ops, &bodies]).await;
+        row.map(drop).map_err(|error| error.code().map_or(error.to_string(), |code| code.code().to_owned()))
+    };
+    commit(json!([body, put("agents/7/a")])).await.unwrap();
+    commit(json!([put("agents/7/b")])).await.unwrap();
+    assert_eq!(commit(json!([put("agents/8/c")])).await.unwrap_err(), "PF007");
+    assert_eq!(commit(json!([put("d")])).await.unwrap_err(), "PF007");
+}
+
+#[tokio::test]
 async fn a_fenced_role_links_in_its_prefix() {
     let (database, client) = fresh().await;
     let role = format!("agent_{}", Uuid::new_v4().simple());

@@ -50,6 +50,19 @@ BEGIN
   END IF;
 END $$;
 
+-- A body is not shared across the edge of a grant: whoever refers to one of the other side is told that its rows are gone,
+-- and writes it whole.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_check_edges(k text, lineage text, n int) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off AS $$
+BEGIN
+  IF NOT (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = '@schema@.pgfiles'::regclass) THEN RETURN; END IF;
+  IF EXISTS (SELECT FROM (SELECT DISTINCT v.key FROM @schema@.pgfiles v
+      WHERE v.meta ? 'lin' AND (v.meta->>'lin')::uuid = lineage::uuid AND left(v.key, 1) <> '/' AND v.key <> k) sharing
+      WHERE @schema@.pgfiles_crosses(sharing.key, k)) THEN
+    PERFORM @schema@.pgfiles_fail('PF007', n, format('%s cannot share the body of a file beyond the edge of a grant', to_json(k)));
+  END IF;
+END $$;
+
 -- A new version, or a version in progress extended.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_put(new_id uuid, k text, set_meta jsonb, defaults jsonb, body bytea, expect jsonb,
   extends uuid, drops uuid[], revives bool, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -68,6 +81,9 @@ BEGIN
       CONTINUE;
     END IF;
     IF expect IS NOT NULL THEN PERFORM @schema@.pgfiles_expect(expect, k, h.id, h.meta, n); END IF;
+    IF set_meta ? 'layout' AND h.meta->>'lin' IS DISTINCT FROM set_meta->>'lin' THEN
+      PERFORM @schema@.pgfiles_check_edges(k, set_meta->>'lin', n);
+    END IF;
     in_place := (h.id = extends OR h.meta->>'twin' = extends::text) AND h.live AND NOT @schema@.pgfiles_limited()
       AND NOT (h.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = h.id));
     made := CASE WHEN h.live THEN defaults || @schema@.pgfiles_attributes(h.meta) || set_meta ELSE defaults || set_meta END || srv;
