@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use pgfiles_store::batch::{Batch, BodyRow, Delete, Op, Outcome, Precondition, Put, RemoveDir, Rename, RenameDir, SetAttr};
 use pgfiles_store::body::Body;
@@ -11,9 +12,13 @@ use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::error::{Kind, Result};
 use pgfiles_store::key::{Key, Prefix};
 use pgfiles_store::layout::{self, Manifest};
+use pgfiles_store::mem::MemStore;
 use pgfiles_store::store::{Entry, Page, Server, Store};
 use pgfiles_store::version::{AttrPatch, Head, Lineage, VersionId, VersionNo};
 use serde_json::{Map, Value, json};
+
+use crate::clock::LaterClock;
+use crate::postgres::Database;
 
 pub mod batches;
 pub mod bodies;
@@ -30,14 +35,56 @@ pub struct Subject {
     pub store: Arc<dyn Store>,
     /// The server at its bottom: what other clients see.
     pub server: Arc<dyn Server>,
+    /// How time passes there.
+    pub time: Arc<dyn Time>,
     /// What has to live as long as the test (a database, a stack).
     pub keep: Box<dyn Any + Send + Sync>,
 }
 
+/// How a test makes time pass on a server, for what the server keeps for mounts: rows of bodies and heartbeats.
+#[async_trait]
+pub trait Time: Send + Sync {
+    /// From now on everything that was written is so many seconds older.
+    async fn pass(&self, seconds: u32);
+}
+
+#[async_trait]
+impl Time for LaterClock {
+    async fn pass(&self, seconds: u32) {
+        self.advance(seconds);
+    }
+}
+
+/// The rows are made older, for a server's clock cannot be set.
+#[async_trait]
+impl Time for Database {
+    async fn pass(&self, seconds: u32) {
+        let older = |field: &str| {
+            format!(
+                "'{field}', to_char((meta->>'{field}')::timestamptz AT TIME ZONE 'UTC' - interval '{seconds} s', \
+                 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+            )
+        };
+        let update = format!(
+            "UPDATE pgfiles SET meta = meta || jsonb_strip_nulls(jsonb_build_object({}, {})) WHERE left(key, 1) = '/'",
+            older("created_at"),
+            older("beat")
+        );
+        self.connect().await.batch_execute(&update).await.expect("rows can be made older");
+    }
+}
+
 impl Subject {
     /// A server by itself.
-    pub fn of(server: Arc<impl Server>) -> Self {
-        Self { store: server.clone(), server, keep: Box::new(()) }
+    pub fn of(server: Arc<impl Server>, time: Arc<dyn Time>) -> Self {
+        Self { store: server.clone(), server, time, keep: Box::new(()) }
+    }
+
+    /// An empty [`MemStore`], and the same to go on with.
+    pub fn in_memory() -> (Self, Arc<MemStore>) {
+        let clock = Arc::new(LaterClock::default());
+        let server = Arc::new(MemStore::with_clock(clock.clone()));
+        (Self::of(server.clone(), clock), server)
     }
 }
 
@@ -47,6 +94,8 @@ pub struct Tester {
     pub store: Arc<dyn Store>,
     /// See [`Subject::server`].
     pub server: Arc<dyn Server>,
+    /// See [`Subject::time`].
+    pub time: Arc<dyn Time>,
     _keep: Box<dyn Any + Send + Sync>,
 }
 
@@ -131,7 +180,7 @@ pub fn refused<T>(result: Result<T>) -> Kind {
 impl Tester {
     /// A test's view of a subject.
     pub fn new(subject: Subject) -> Self {
-        Self { store: subject.store, server: subject.server, _keep: subject.keep }
+        Self { store: subject.store, server: subject.server, time: subject.time, _keep: subject.keep }
     }
 
     /// Commits one operation.
@@ -291,7 +340,8 @@ macro_rules! store_suite {
             an_older_file_does_not_just_move, renames_check_both_ends, a_young_directory_just_moves, chunked_files_move);
         $crate::store_suite!(@of $factory, bodies:
             chunked_bodies_read_back, two_levels_read_back, references_stay_in_their_lineage, missing_rows_are_corrupt,
-            a_body_that_is_gone_is_refused, replaced_chunks_are_dropped, parts_are_cut_as_asked, unused_bodies_are_swept);
+            a_body_that_is_gone_is_refused, replaced_chunks_are_dropped, parts_are_cut_as_asked, unused_bodies_are_swept,
+            fresh_bodies_are_safe_before_the_first_heartbeat);
         $crate::store_suite!(@of $factory, past:
             a_restore_is_a_new_version, what_cannot_be_restored_is_refused, a_copy_has_the_content,
             a_directory_is_restored_to_a_moment, moments_are_transactions, a_purged_key_is_gone,
