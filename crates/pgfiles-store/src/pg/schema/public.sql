@@ -47,6 +47,11 @@ BEGIN
     RAISE EXCEPTION 'unknown layout %', m->'layout' USING ERRCODE = 'feature_not_supported';
   END IF;
   chunk := (m #>> '{layout,chunk}')::int;
+  -- What string_agg makes of whole chunks must fit into one value (MaxAllocSize).
+  IF ceil(size::numeric / chunk) * chunk > 1073741820 THEN
+    RAISE EXCEPTION 'a file of % bytes is too large for one value of SQL, which is below 1 GiB', size USING ERRCODE = 'program_limit_exceeded',
+      HINT = 'Read it through a mount.';
+  END IF;
   IF m #>> '{layout,levels}' = '2' THEN
     -- A leaf of zeros is a hole of 256 chunks.
     SELECT string_agg(coalesce(l.data, decode(repeat('00', 4096), 'hex')), ''::bytea ORDER BY s.ord),
@@ -65,7 +70,8 @@ BEGIN
   RETURN substring(coalesce(r.bytes, '') FROM 1 FOR size::int);
 END $$;
 
--- The bytes of a file, or of one of its versions; NULL where there is none (or a deletion). At most 1 GiB.
+-- The bytes of a file, or of one of its versions; NULL where there is none (or a deletion). A file of 1 GiB or
+-- more is refused (54000): no value of SQL holds it.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_read(key text, version bigint DEFAULT NULL) RETURNS bytea LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE r record;
