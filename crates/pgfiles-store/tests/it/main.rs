@@ -18,6 +18,7 @@ mod schema_cost;
 mod schema_grant;
 mod schema_init;
 mod schema_model;
+mod schema_past;
 mod schema_race;
 
 #[test]
