@@ -66,7 +66,7 @@ mod writeback {
         a_purge_hands_bytes_over, parts_of_a_history_are_purged, a_prefix_is_purged_in_slices, usage_counts);
     pgfiles_testkit::store_suite!(@of subject, batches:
         a_batch_is_all_or_nothing, operations_see_earlier_ones, a_batch_sent_twice_is_applied_once,
-        a_lost_reply_is_made_up_for, another_life_is_refused, ten_writers_leave_no_gap,
+        a_lost_reply_is_made_up_for, a_deletion_sent_again_behind_something_newer_changes_nothing, another_life_is_refused, ten_writers_leave_no_gap,
         one_of_many_creators_wins, removal_and_creation_never_hide_a_file, many_puts_in_one_batch,
         rows_are_present_or_not);
     pgfiles_testkit::store_suite!(@of subject, property: random_operations_match_the_model);

@@ -92,8 +92,14 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     let config = vfs_config(&order, &settings, by.clone());
     let clock = Arc::new(SystemClock);
     let vfs = Vfs::new(stack.store.clone(), stack.fresh.clone(), config, clock.clone());
-    let service =
-        Service { store: stack.store.clone(), fence: settings.prefix.clone(), by, mount: order.id.as_str().into(), clock };
+    let service = Service {
+        store: stack.store.clone(),
+        server: stack.server.clone(),
+        fence: settings.prefix.clone(),
+        by,
+        mount: order.id.as_str().into(),
+        clock,
+    };
     let mount = mount_of(&order, &settings, &dsn);
     let dirs = Dirs::of_process();
     // The socket first: whoever finds the registration may ask.
