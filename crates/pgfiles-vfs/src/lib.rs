@@ -49,7 +49,7 @@ pub use ops::lookup::{EntryReply, LookupReply};
 pub use ops::statfs::StatFs;
 pub use ops::xattr::XattrMode;
 pub use progress::{Activity, Pulse};
-pub use recover::Kept;
+pub use recover::{Kept, KeptFile};
 
 use patience::Patience;
 use progress::RwLock;
