@@ -152,6 +152,7 @@ fn stack_config(settings: &Settings) -> StackConfig {
         cache_dir: Some(settings.cache_dir.clone()),
         cache_max_bytes: settings.cache_max_size,
         read_only: settings.read_only,
+        ..StackConfig::default()
     }
 }
 
