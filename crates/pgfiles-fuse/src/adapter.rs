@@ -19,7 +19,7 @@ use fuser::{
     ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use pgfiles_store::lock::Change;
-use pgfiles_vfs::{Caller, EntryReply, HandleId, LookupReply, OpenMode, Opened, Result, SetAttr, Vfs, XattrMode};
+use pgfiles_vfs::{Activity, Caller, EntryReply, HandleId, LookupReply, OpenMode, Opened, Result, SetAttr, Vfs, XattrMode};
 use tokio::runtime::Handle;
 
 use crate::convert;
@@ -43,11 +43,12 @@ impl Adapter {
 
     /// Runs an operation to its end: here, if it does not have to wait.
     fn run(&self, what: &'static str, operation: impl Future<Output = ()> + Send + 'static) {
-        let mut operation = Box::pin(operation);
+        let activity = Activity::new();
+        let mut operation = Box::pin(activity.run(operation));
         let _inside = self.runtime.enter();
         let mut context = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context).is_pending())) {
-            Ok(true) => drop(self.runtime.spawn(Watched::new(self.vfs.clone(), what, operation))),
+            Ok(true) => drop(self.runtime.spawn(Watched::new(self.vfs.clone(), what, activity, operation))),
             Ok(false) => {}
             Err(_) => tracing::error!("an operation panicked; it was answered EIO"),
         }

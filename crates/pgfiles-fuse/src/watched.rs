@@ -2,7 +2,7 @@
 //!
 //! A request to the store ends by itself, in the worst case after a limit of the filesystem's. What is left is a task
 //! that waits for another task that will never wake it. It is told by this: since a whole limit ago it was not woken,
-//! and nothing was asked of the store by anyone.
+//! and nothing was asked of the store by it or by those whom it waits for, whatever others do meanwhile.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pgfiles_vfs::Vfs;
+use pgfiles_vfs::{Activity, Pulse, Vfs};
 use tokio::time::{Instant, Sleep};
 
 /// A task that is not woken for so long is given up, even while others go on.
@@ -19,27 +19,29 @@ const PATIENCE_MAX: Duration = Duration::from_secs(2 * 3600);
 /// An operation that ends when it is done or stuck. The one that is stuck is dropped, which answers EIO.
 pub(crate) struct Watched<F> {
     operation: Pin<Box<F>>,
+    /// The operation's.
+    activity: Arc<Activity>,
     vfs: Arc<Vfs>,
     what: &'static str,
     look: Pin<Box<Sleep>>,
     /// When it was last woken.
     woken: Instant,
-    /// When it was last looked at, and what the store had done by then.
-    looked: (Instant, Option<u64>),
+    /// When it was last looked at, and how far it had got by then.
+    looked: (Instant, Option<Pulse>),
 }
 
 impl<F: Future<Output = ()>> Watched<F> {
-    /// Must be called inside a Tokio runtime.
-    pub fn new(vfs: Arc<Vfs>, what: &'static str, operation: Pin<Box<F>>) -> Self {
+    /// Must be called inside a Tokio runtime; the operation runs as that activity.
+    pub fn new(vfs: Arc<Vfs>, what: &'static str, activity: Arc<Activity>, operation: Pin<Box<F>>) -> Self {
         let now = Instant::now();
         let look = Box::pin(tokio::time::sleep(vfs.config().stalled_after));
-        let looked = (now, vfs.at_rest());
-        Self { operation, vfs, what, look, woken: now, looked }
+        let looked = (now, vfs.pulse(&activity));
+        Self { operation, activity, vfs, what, look, woken: now, looked }
     }
 
     fn is_stuck(&self, now: Instant) -> bool {
-        let at_rest = self.vfs.at_rest();
-        let nothing_happens = at_rest.is_some() && at_rest == self.looked.1 && self.woken <= self.looked.0;
+        let pulse = self.vfs.pulse(&self.activity);
+        let nothing_happens = pulse.is_some() && pulse == self.looked.1 && self.woken <= self.looked.0;
         nothing_happens || now.duration_since(self.woken) > PATIENCE_MAX
     }
 }
@@ -60,7 +62,7 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
                 tracing::error!(operation = self.what, seconds, "makes no progress; answered with EIO");
                 return Poll::Ready(());
             }
-            self.looked = (now, self.vfs.at_rest());
+            self.looked = (now, self.vfs.pulse(&self.activity));
             let next = now + self.vfs.config().stalled_after;
             self.look.as_mut().reset(next);
         }
@@ -77,20 +79,31 @@ mod tests {
     use pgfiles_store::clock::SystemClock;
     use pgfiles_store::mem::MemStore;
     use pgfiles_testkit::fault::{Call, Fault, FaultStore};
-    use pgfiles_vfs::{InodeNo, VfsConfig};
+    use pgfiles_vfs::{Caller, HandleId, InodeNo, OpenMode, VfsConfig};
 
     const LIMIT: Duration = Duration::from_millis(200);
 
     fn vfs() -> (Arc<FaultStore>, Arc<Vfs>) {
         let store = Arc::new(FaultStore::new(Arc::new(MemStore::new())));
-        let config = VfsConfig { stalled_after: LIMIT, ..VfsConfig::new(pgfiles_store::Prefix::default(), "test") };
+        let config = VfsConfig {
+            stalled_after: LIMIT,
+            publish_after: LIMIT / 10,
+            ..VfsConfig::new(pgfiles_store::Prefix::default(), "test")
+        };
         (store.clone(), Vfs::new(store, Arc::new(Duration::ZERO), config, Arc::new(SystemClock)))
+    }
+
+    /// Watches an operation of its own.
+    fn watch<F: Future<Output = ()>>(vfs: Arc<Vfs>, operation: F) -> impl Future<Output = ()> {
+        let activity = Activity::new();
+        let operation = Box::pin(activity.run(operation));
+        Watched::new(vfs, "test", activity, operation)
     }
 
     #[tokio::test]
     async fn who_is_never_woken_is_given_up() {
         let began = Instant::now();
-        Watched::new(vfs().1, "read", Box::pin(std::future::pending())).await;
+        watch(vfs().1, std::future::pending()).await;
         assert!(began.elapsed() >= LIMIT);
     }
 
@@ -103,7 +116,7 @@ mod tests {
             }
             let _ = done.send(());
         };
-        Watched::new(vfs().1, "fsync", Box::pin(slow)).await;
+        watch(vfs().1, slow).await;
         told.await.unwrap();
     }
 
@@ -111,7 +124,6 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_a_lock_goes_on() {
         use pgfiles_store::lock::{Change, LockKind};
-        use pgfiles_vfs::{Caller, OpenMode};
         let server = Arc::new(MemStore::new());
         let config = VfsConfig { stalled_after: LIMIT, ..VfsConfig::new(pgfiles_store::Prefix::default(), "test") };
         let vfs = Vfs::shared(server.clone(), Arc::new(Duration::ZERO), server, config, Arc::new(SystemClock));
@@ -131,7 +143,7 @@ mod tests {
             }
             vfs.setlk(file.handle, lock(1, None), false, || false).await.unwrap();
         };
-        tokio::join!(Watched::new(vfs.clone(), "setlk", Box::pin(wait)), holder);
+        tokio::join!(watch(vfs.clone(), wait), holder);
         told.await.unwrap().unwrap();
     }
 
@@ -142,7 +154,41 @@ mod tests {
         let (done, told) = tokio::sync::oneshot::channel();
         let asking = vfs.clone();
         let lookup = async move { drop(done.send(asking.lookup(InodeNo(1), b"a").await.map(drop))) };
-        Watched::new(vfs, "lookup", Box::pin(lookup)).await;
+        watch(vfs, lookup).await;
         assert!(told.await.unwrap().is_err());
+    }
+
+    /// A file whose publication in the background is held in the store, with the file's content locked.
+    async fn publishing(store: &FaultStore, vfs: &Arc<Vfs>) -> HandleId {
+        store.plan(Some(Call::Commit), 0, Fault::Hold, 1);
+        let mode = OpenMode { read: true, write: true, ..OpenMode::default() };
+        let (_, opened) = vfs.create(InodeNo::ROOT, b"a", 0o644, mode, Caller { uid: 0, gid: 0 }).await.unwrap();
+        vfs.write(opened.handle, 0, "data".into(), false).await.unwrap();
+        while store.calls(Call::Commit) == 0 {
+            tokio::time::sleep(LIMIT / 20).await;
+        }
+        opened.handle
+    }
+
+    #[tokio::test]
+    async fn who_is_stuck_is_given_up_while_others_wait_for_the_store() {
+        let (store, vfs) = vfs();
+        publishing(&store, &vfs).await;
+        tokio::time::timeout(LIMIT * 50, watch(vfs, std::future::pending())).await.expect("given up");
+        store.release();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_publication_that_waits_for_the_store_goes_on() {
+        let (store, vfs) = vfs();
+        let handle = publishing(&store, &vfs).await;
+        let (done, told) = tokio::sync::oneshot::channel();
+        let writing = vfs.clone();
+        let write = async move { drop(done.send(writing.write(handle, 4, " and more".into(), false).await)) };
+        let watched = tokio::spawn(watch(vfs, write));
+        tokio::time::sleep(LIMIT * 5).await;
+        store.release();
+        watched.await.unwrap();
+        assert_eq!(told.await.expect("not given up").unwrap(), 9);
     }
 }

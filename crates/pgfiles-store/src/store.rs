@@ -199,7 +199,8 @@ pub enum Maintenance {
     Beat,
     /// It has none any more.
     Leave,
-    /// Remove the body rows of mounts that have not beaten for [`HEARTBEAT_EXPIRY_SECONDS`] and that no version refers to.
+    /// Remove the body rows that no version refers to, that were written longer than [`HEARTBEAT_EXPIRY_SECONDS`] ago by the
+    /// server's clock, and whose mount has not beaten for as long.
     Sweep,
 }
 

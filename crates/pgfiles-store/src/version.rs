@@ -418,6 +418,35 @@ impl AttrPatch {
         }
     }
 
+    /// Reads what a user may set: `mode`, `uid`, `gid`, `mtime`, `atime`, `xattrs`, as [`AttrPatch::to_json`] writes them.
+    ///
+    /// # Errors
+    /// Which field is unknown or not what it must be, in words.
+    pub fn parse(fields: &Map<String, Value>) -> Result<Self, String> {
+        let mut patch = Self::default();
+        let mut meta = Meta::default();
+        for (name, value) in fields {
+            let believed = match name.as_str() {
+                "mode" | "uid" | "gid" | "mtime" | "atime" => meta.take(name, value),
+                "xattrs" => {
+                    let of_one = |(name, value): (&String, &Value)| match value {
+                        Value::Null => Some((name.clone(), None)),
+                        Value::String(text) => BASE64.decode(text).ok().map(|bytes| (name.clone(), Some(bytes))),
+                        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+                    };
+                    let all: Option<BTreeMap<_, _>> = value.as_object().and_then(|all| all.iter().map(of_one).collect());
+                    patch.xattrs = all.clone().unwrap_or_default();
+                    all.is_some()
+                }
+                _ => return Err(format!("unknown attribute {name:?}: there are mode, uid, gid, mtime, atime, xattrs")),
+            };
+            if !believed {
+                return Err(format!("attribute {name:?} is not what it must be: {value}"));
+            }
+        }
+        Ok(Self { mode: meta.mode, uid: meta.uid, gid: meta.gid, mtime: meta.mtime, atime: meta.atime, ..patch })
+    }
+
     /// As JSON for the server: only the fields that change; in `tags` and `xattrs` null removes.
     pub fn to_json(&self) -> Map<String, Value> {
         let mut out = Map::new();
@@ -472,6 +501,31 @@ mod tests {
         #[test]
         fn any_json_parses(text in r#"\{("(size|mode|ino|layout|tags|xattrs|mtime|rev)":(null|-?[0-9]{1,20}|"[a-z0-9]{0,9}"|\[\]|\{\}),?){0,3}\}"#) {
             if let Ok(value) = serde_json::from_str(&text) { Meta::parse(value); }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_user_may_set_survives_json(
+            mode in proptest::option::of(0u32..0o10000), uid in proptest::option::of(any::<u32>()),
+            seconds in proptest::option::of(0i64..4_000_000_000), value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)),
+        ) {
+            let mtime = seconds.map(|seconds| Timestamp { seconds, nanos: 7 });
+            let xattrs = BTreeMap::from([("user.a".to_owned(), value)]);
+            let patch = AttrPatch { mode, uid, mtime, xattrs, ..AttrPatch::default() };
+            prop_assert_eq!(AttrPatch::parse(&patch.to_json()), Ok(patch));
+        }
+    }
+
+    #[test]
+    fn what_is_no_attribute_is_explained() {
+        for (fields, why) in [
+            (serde_json::json!({"mode": "99999"}), "\"mode\" is not what it must be"),
+            (serde_json::json!({"size": 1}), "unknown attribute \"size\""),
+            (serde_json::json!({"xattrs": {"a": "%"}}), "\"xattrs\" is not what it must be"),
+        ] {
+            let error = AttrPatch::parse(fields.as_object().unwrap()).unwrap_err();
+            assert!(error.contains(why), "{error}");
         }
     }
 }

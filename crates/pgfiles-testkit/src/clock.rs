@@ -1,14 +1,16 @@
-//! A clock that stands still until a test moves it, and whose random numbers are the same in every run.
+//! Clocks of tests: one that stands still until a test moves it, and whose random numbers are the same in every run; and the
+//! system's, which a test can move on.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pgfiles_store::clock::Clock;
+use pgfiles_store::clock::{Clock, SystemClock};
 use pgfiles_store::version::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngCore as _, SeedableRng as _};
 
-/// See the module.
+/// Stands still.
 #[derive(Debug)]
 pub struct TestClock {
     start: Instant,
@@ -44,5 +46,31 @@ impl Clock for TestClock {
     fn random(&self) -> u128 {
         let rng = &mut self.state.lock().unwrap_or_else(PoisonError::into_inner).1;
         u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())
+    }
+}
+
+/// The system's clock, as far ahead as a test has moved it.
+#[derive(Debug, Default)]
+pub struct LaterClock(AtomicU32);
+
+impl LaterClock {
+    /// Moves both clocks forward.
+    pub fn advance(&self, seconds: u32) {
+        self.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+impl Clock for LaterClock {
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now();
+        Timestamp { seconds: now.seconds + i64::from(self.0.load(Ordering::Relaxed)), ..now }
+    }
+
+    fn monotonic(&self) -> Instant {
+        SystemClock.monotonic() + Duration::from_secs(self.0.load(Ordering::Relaxed).into())
+    }
+
+    fn random(&self) -> u128 {
+        SystemClock.random()
     }
 }

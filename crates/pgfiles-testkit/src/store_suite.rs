@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use pgfiles_store::batch::{Batch, BodyRow, Delete, Op, Outcome, Precondition, Put, RemoveDir, Rename, RenameDir, SetAttr};
 use pgfiles_store::body::Body;
@@ -11,9 +12,13 @@ use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::error::{Kind, Result};
 use pgfiles_store::key::{Key, Prefix};
 use pgfiles_store::layout::{self, Manifest};
+use pgfiles_store::mem::MemStore;
 use pgfiles_store::store::{Entry, Page, Server, Store};
 use pgfiles_store::version::{AttrPatch, Head, Lineage, VersionId, VersionNo};
 use serde_json::{Map, Value, json};
+
+use crate::clock::LaterClock;
+use crate::postgres::Database;
 
 pub mod batches;
 pub mod bodies;
@@ -32,14 +37,56 @@ pub struct Subject {
     pub store: Arc<dyn Store>,
     /// The server at its bottom: what other clients see.
     pub server: Arc<dyn Server>,
+    /// How time passes there.
+    pub time: Arc<dyn Time>,
     /// What has to live as long as the test (a database, a stack).
     pub keep: Box<dyn Any + Send + Sync>,
 }
 
+/// How a test makes time pass on a server, for what the server keeps for mounts: rows of bodies and heartbeats.
+#[async_trait]
+pub trait Time: Send + Sync {
+    /// From now on everything that was written is so many seconds older.
+    async fn pass(&self, seconds: u32);
+}
+
+#[async_trait]
+impl Time for LaterClock {
+    async fn pass(&self, seconds: u32) {
+        self.advance(seconds);
+    }
+}
+
+/// The rows are made older, for a server's clock cannot be set.
+#[async_trait]
+impl Time for Database {
+    async fn pass(&self, seconds: u32) {
+        let older = |field: &str| {
+            format!(
+                "'{field}', to_char((meta->>'{field}')::timestamptz AT TIME ZONE 'UTC' - interval '{seconds} s', \
+                 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+            )
+        };
+        let update = format!(
+            "UPDATE pgfiles SET meta = meta || jsonb_strip_nulls(jsonb_build_object({}, {})) WHERE left(key, 1) = '/'",
+            older("created_at"),
+            older("beat")
+        );
+        self.connect().await.batch_execute(&update).await.expect("rows can be made older");
+    }
+}
+
 impl Subject {
     /// A server by itself.
-    pub fn of(server: Arc<impl Server>) -> Self {
-        Self { store: server.clone(), server, keep: Box::new(()) }
+    pub fn of(server: Arc<impl Server>, time: Arc<dyn Time>) -> Self {
+        Self { store: server.clone(), server, time, keep: Box::new(()) }
+    }
+
+    /// An empty [`MemStore`], and the same to go on with.
+    pub fn in_memory() -> (Self, Arc<MemStore>) {
+        let clock = Arc::new(LaterClock::default());
+        let server = Arc::new(MemStore::with_clock(clock.clone()));
+        (Self::of(server.clone(), clock), server)
     }
 }
 
@@ -49,6 +96,8 @@ pub struct Tester {
     pub store: Arc<dyn Store>,
     /// See [`Subject::server`].
     pub server: Arc<dyn Server>,
+    /// See [`Subject::time`].
+    pub time: Arc<dyn Time>,
     _keep: Box<dyn Any + Send + Sync>,
 }
 
@@ -133,7 +182,7 @@ pub fn refused<T>(result: Result<T>) -> Kind {
 impl Tester {
     /// A test's view of a subject.
     pub fn new(subject: Subject) -> Self {
-        Self { store: subject.store, server: subject.server, _keep: subject.keep }
+        Self { store: subject.store, server: subject.server, time: subject.time, _keep: subject.keep }
     }
 
     /// Commits one operation.
@@ -299,14 +348,15 @@ macro_rules! store_suite {
             files_change_places, directories_change_places);
         $crate::store_suite!(@of $factory, bodies:
             chunked_bodies_read_back, two_levels_read_back, references_stay_in_their_lineage, missing_rows_are_corrupt,
-            a_body_that_is_gone_is_refused, replaced_chunks_are_dropped, parts_are_cut_as_asked, unused_bodies_are_swept);
+            a_body_that_is_gone_is_refused, replaced_chunks_are_dropped, parts_are_cut_as_asked, unused_bodies_are_swept,
+            fresh_bodies_are_safe_before_the_first_heartbeat);
         $crate::store_suite!(@of $factory, past:
             a_restore_is_a_new_version, what_cannot_be_restored_is_refused, a_copy_has_the_content,
             a_directory_is_restored_to_a_moment, moments_are_transactions, a_purged_key_is_gone,
             a_purge_hands_bytes_over, parts_of_a_history_are_purged, a_prefix_is_purged_in_slices, usage_counts);
         $crate::store_suite!(@of $factory, batches:
             a_batch_is_all_or_nothing, operations_see_earlier_ones, a_batch_sent_twice_is_applied_once,
-            a_lost_reply_is_made_up_for, another_life_is_refused, ten_writers_leave_no_gap,
+            a_lost_reply_is_made_up_for, a_deletion_sent_again_behind_something_newer_changes_nothing, another_life_is_refused, ten_writers_leave_no_gap,
             one_of_many_creators_wins, removal_and_creation_never_hide_a_file, many_puts_in_one_batch,
             rows_are_present_or_not);
         $crate::store_suite!(@of $factory, locks:

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Result, VfsError};
 use crate::handle::HandleId;
+use crate::progress;
 
 /// Body rows that are sent in one batch.
 pub(crate) const SPILL_BYTES: usize = 4 << 20;
@@ -409,7 +410,7 @@ impl Chunked {
         let mut outcome = Ok(());
         while self.flights.front().is_some_and(|flight| all || flight.task.is_finished()) {
             let Some(flight) = self.flights.front_mut() else { break };
-            let ended = (&mut flight.task).await;
+            let ended = progress::for_anyone(&mut flight.task).await;
             let Some(flight) = self.flights.pop_front() else { break };
             let ended = ended.unwrap_or_else(|error| Err(StoreError::new(Kind::Other, format!("writing a chunk: {error}"))));
             self.landed(&flight.chunks, ended.is_ok(), rows);

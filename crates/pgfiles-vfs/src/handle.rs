@@ -7,6 +7,7 @@ use crate::attr::InodeNo;
 use crate::dir::Listing;
 use crate::error::{Result, VfsError};
 use crate::inode::Inode;
+use crate::progress;
 use crate::read_ahead::ReadAhead;
 
 /// An open file description or directory stream; never 0, not reused within a mount.
@@ -43,7 +44,7 @@ pub(crate) struct OpenFile {
 
 pub(crate) struct OpenDir {
     pub no: InodeNo,
-    pub listing: tokio::sync::Mutex<Listing>,
+    pub listing: progress::Mutex<Listing>,
 }
 
 #[derive(Default)]
@@ -71,7 +72,7 @@ impl Handles {
 
     pub fn add_dir(&mut self, no: InodeNo) -> HandleId {
         let id = self.next();
-        self.dirs.insert(id, Arc::new(OpenDir { no, listing: tokio::sync::Mutex::default() }));
+        self.dirs.insert(id, Arc::new(OpenDir { no, listing: progress::Mutex::default() }));
         id
     }
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use pgfiles_store::key::{self, Key, Name, Prefix};
 use pgfiles_store::version::{AttrPatch, Kind, Timestamp, VersionId};
-use tokio::sync::Mutex;
 
 use crate::attr::{Facts, InodeNo};
 use crate::buffer::Data;
 use crate::error::{Result, VfsError};
+use crate::progress::Mutex;
 
 /// The async locks of an inode, and its content.
 pub(crate) struct Inode {

@@ -25,6 +25,7 @@ mod locking;
 pub mod notify;
 mod ops;
 mod patience;
+mod progress;
 mod publish;
 mod read_ahead;
 mod recover;
@@ -40,7 +41,7 @@ use pgfiles_store::key::{Key, Prefix};
 use pgfiles_store::lock::Locks;
 use pgfiles_store::store::{Freshness, Store, Usage};
 use serde_json::Value;
-use tokio::sync::{Notify, RwLock, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 pub use attr::{Attr, Caller, InodeNo, Owner, SetAttr, SetTime};
 pub use dir::DirEntry;
@@ -52,9 +53,11 @@ pub use ops::lookup::{EntryReply, LookupReply};
 pub use ops::seek::Seek;
 pub use ops::statfs::StatFs;
 pub use ops::xattr::XattrMode;
-pub use recover::Kept;
+pub use progress::{Activity, Pulse};
+pub use recover::{Kept, KeptFile};
 
 use patience::Patience;
+use progress::RwLock;
 
 /// What a mount is.
 #[derive(Debug, Clone)]
@@ -131,7 +134,7 @@ pub struct Vfs {
     clock: Arc<dyn Clock>,
     config: VfsConfig,
     view: attr::View,
-    moves: RwLock<()>,
+    moves: RwLock,
     table: Mutex<inode::Table>,
     handles: Mutex<handle::Handles>,
     kernel: OnceLock<Arc<dyn KernelCache>>,
@@ -183,7 +186,7 @@ impl Vfs {
             patience,
             fresh,
             view: attr::View { owner: config.owner, uid: config.uid, gid: config.gid },
-            moves: RwLock::new(()),
+            moves: RwLock::default(),
             table: Mutex::new(inode::Table::new(&config.prefix)),
             handles: Mutex::default(),
             kernel: OnceLock::new(),
@@ -211,10 +214,10 @@ impl Vfs {
         &self.store
     }
 
-    /// Requests to the store that were answered so far; `None` while one is under way, which ends by itself. A task that
-    /// waits while this stays the same waits for nothing.
-    pub fn at_rest(&self) -> Option<u64> {
-        self.patience.at_rest()
+    /// How far an operation and all whom it waits for have got; `None` while a request to the store is under way that it
+    /// waits for, which ends by itself. An operation that waits while this stays the same waits for nothing.
+    pub fn pulse(&self, of: &Arc<Activity>) -> Option<Pulse> {
+        of.pulse(|| self.patience.at_rest())
     }
 
     /// What the mount was made with.

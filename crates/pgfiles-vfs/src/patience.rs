@@ -15,6 +15,8 @@ use pgfiles_store::store::{Cursor, Entry, Moment, Page, Part, Purge, PurgeReport
 use pgfiles_store::version::{Head, VersionNo};
 use tokio::sync::watch;
 
+use crate::progress::Request;
+
 /// The longest that what takes as long as a directory or a queue is large may take.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// Added for what is sent, and for commits before it that a server forgot and that go first.
@@ -66,7 +68,7 @@ impl Patience {
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
         let mut given_up = self.given_up.subscribe();
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        let _under_way = UnderWay(self);
+        let _under_way = (UnderWay(self), Request::begin());
         tokio::select! {
             biased;
             result = call => result,

@@ -22,6 +22,7 @@ use crate::attr::{Facts, InodeNo};
 use crate::buffer::{Chunked, Content, Data, Flight, SPILL_BYTES, chunk_for};
 use crate::error::{Result, VfsError};
 use crate::inode::Inode;
+use crate::progress::{self, Activity};
 
 /// How long a creation or truncation without data may wait for its data after a close.
 pub(crate) const TRIVIAL_AFTER: Duration = Duration::from_millis(50);
@@ -156,7 +157,7 @@ impl Vfs {
                 continue;
             };
             let vfs = self.clone();
-            self.runtime.spawn(async move {
+            self.runtime.spawn(Activity::new().run(async move {
                 if let Err(error) = vfs.publish(&inode, Durability::Async).await {
                     tracing::warn!(ino = inode.no.0, %error, "publishing in the background failed; the data is kept");
                     inode.data.lock().await.keep_error(error);
@@ -164,11 +165,11 @@ impl Vfs {
                 let no = inode.no;
                 drop(inode);
                 vfs.table().tidy(no);
-            });
+            }));
         }
         if dirs {
             let vfs = self.clone();
-            self.runtime.spawn(async move { vfs.persist_dirs(None).await });
+            self.runtime.spawn(Activity::new().run(async move { vfs.persist_dirs(None).await }));
         }
     }
 
@@ -602,7 +603,7 @@ impl Vfs {
         if wanted.is_empty() {
             return;
         }
-        let Ok(permit) = self.spills.clone().acquire_owned().await else { return };
+        let Ok(permit) = progress::for_anyone(self.spills.clone().acquire_owned()).await else { return };
         let (mut ops, mut chunks) = (Vec::new(), Vec::new());
         for index in wanted {
             let Some(bytes) = chunked.dirty.remove(&index) else { continue };

@@ -13,6 +13,7 @@ use pgfiles_store::store::Store;
 use pgfiles_store::version::VersionId;
 
 use crate::error::{Result, VfsError};
+use crate::progress;
 
 /// The first piece that is fetched ahead.
 const PIECE_BYTES_MIN: u64 = 256 << 10;
@@ -116,7 +117,7 @@ pub(crate) async fn read(
     let single = pieces.len() == 1;
     let mut out = BytesMut::new();
     for (start, piece_end, fetch) in pieces {
-        let bytes = match fetch.await {
+        let bytes = match progress::for_anyone(fetch).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 ahead.lock().unwrap_or_else(PoisonError::into_inner).clear();

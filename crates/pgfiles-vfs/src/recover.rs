@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgfiles_store::Key;
+use pgfiles_store::version::AttrPatch;
 
 use crate::Vfs;
 use crate::attr::InodeNo;
@@ -18,10 +19,21 @@ const WINDOW: u64 = 4 << 20;
 /// What [`Vfs::recover`] saved.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// Each key with the file that holds its content.
-    pub files: Vec<(Key, PathBuf)>,
+    /// The files.
+    pub files: Vec<KeptFile>,
     /// What could not be saved, and why, in words.
     pub lost: Vec<String>,
+}
+
+/// A file with unpublished changes.
+#[derive(Debug)]
+pub struct KeptFile {
+    /// Its key.
+    pub key: Key,
+    /// What holds its content; `None` where that is published.
+    pub content: Option<PathBuf>,
+    /// Attributes that were set and not published: of a new file all, of another those that changed.
+    pub attributes: AttrPatch,
 }
 
 impl Vfs {
@@ -39,8 +51,10 @@ impl Vfs {
             let (Ok(inode), Ok(key)) = (inode, key) else { continue };
             let path = dir.join(format!("{:06}", index + 1));
             match tokio::time::timeout(wait, self.save(&inode, &path)).await {
-                Ok(Ok(true)) => kept.files.push((key, path)),
-                Ok(Ok(false)) => {}
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some((saved, attributes)))) => {
+                    kept.files.push(KeptFile { key, content: saved.then_some(path), attributes });
+                }
                 Ok(Err(error)) => kept.lost.push(format!("{key}: {error}")),
                 Err(_) => kept.lost.push(format!("{key}: parts of it are only on the server, or it is in use")),
             }
@@ -53,11 +67,31 @@ impl Vfs {
         self.patience.give_up(false);
     }
 
-    /// Writes a file's unpublished content; false where there is none.
-    async fn save(&self, inode: &Inode, path: &Path) -> Result<bool, String> {
+    /// Writes a file's unpublished content, and says which attributes are unpublished and whether any content was; `None`
+    /// where everything is published.
+    async fn save(&self, inode: &Inode, path: &Path) -> Result<Option<(bool, AttrPatch)>, String> {
         let data = inode.data.lock().await;
-        if data.content.is_clean() {
-            return Ok(false);
+        let (attributes, is_new) = {
+            let table = self.table();
+            let Ok(node) = table.node(inode.no) else { return Ok(None) };
+            let facts = &node.facts;
+            let mtime = Some(facts.mtime);
+            let set = AttrPatch { mtime, ctime: None, ..node.patch.clone() };
+            let xattrs =
+                || facts.extra.iter().flat_map(|extra| &extra.xattrs).map(|(name, value)| (name.clone(), Some(value.clone())));
+            let all = || AttrPatch {
+                mode: facts.mode,
+                uid: facts.uid,
+                gid: facts.gid,
+                atime: facts.atime,
+                xattrs: xattrs().collect(),
+                ..set.clone()
+            };
+            (if node.pending { all() } else { set }, node.pending)
+        };
+        if data.content.is_clean() && !is_new {
+            let nothing = AttrPatch { mtime: None, ..attributes.clone() }.is_empty();
+            return Ok((!nothing).then_some((false, attributes)));
         }
         let mut file = std::fs::File::create_new(path).map_err(|error| error.to_string())?;
         let mut at = 0;
@@ -71,6 +105,6 @@ impl Vfs {
             file.write_all(&bytes).map_err(|error| error.to_string())?;
         }
         file.sync_all().map_err(|error| error.to_string())?;
-        Ok(true)
+        Ok(Some((true, attributes)))
     }
 }

@@ -144,9 +144,10 @@ pub async fn open(context: &Context) -> Result<Direct> {
     pg.hello().await?;
     let pg = Arc::new(pg);
     let retry = Arc::new(Retry::new(Arc::new(Metrics::new(pg.clone())), settings.retry_timeout));
-    let store: Arc<dyn Store> = if settings.read_only { Arc::new(ReadOnly::new(retry)) } else { retry };
+    let store: Arc<dyn Store> = if settings.read_only { Arc::new(ReadOnly::new(retry.clone())) } else { retry.clone() };
     let service = Service {
         store,
+        server: retry,
         fence: settings.prefix.clone(),
         by: Arc::new(by(None, &settings.tags)),
         mount: id.into(),

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::store::{Freshness, Server, Store};
-use cache::heads::Heads;
+use cache::heads::{ENTRIES_MAX, Heads};
 use cache::{Cache, CacheStats};
 use log::{Log, LogStatus, Mode};
 use metrics::{Metrics, MetricsSnapshot};
@@ -34,6 +34,8 @@ pub struct StackConfig {
     pub retry_timeout: Duration,
     /// How long metadata is trusted without asking; zero: never.
     pub metadata_ttl: Duration,
+    /// The most names and directories that are known at a time.
+    pub metadata_entries_max: usize,
     /// Where the disk cache lies (made with mode 0700 if it is not there); `None`: memory only.
     pub cache_dir: Option<PathBuf>,
     /// The most bytes that the disk cache takes, all mounts of the user together; 0: memory only.
@@ -48,6 +50,7 @@ impl Default for StackConfig {
             durability: Mode::Close,
             retry_timeout: Duration::from_secs(60),
             metadata_ttl: Duration::from_secs(30),
+            metadata_entries_max: ENTRIES_MAX,
             cache_dir: None,
             cache_max_bytes: 1 << 30,
             read_only: false,
@@ -94,7 +97,7 @@ impl Stack {
     pub fn new(server: Arc<dyn Server>, config: StackConfig) -> Self {
         let metrics = Arc::new(Metrics::new(server));
         let retry = Arc::new(Retry::new(metrics.clone(), config.retry_timeout));
-        let heads = Arc::new(Heads::new(config.metadata_ttl));
+        let heads = Arc::new(Heads::new(config.metadata_ttl, config.metadata_entries_max));
         let log = Log::start(retry.clone(), heads.clone(), config.durability, config.retry_timeout);
         let cache = Arc::new(Cache::new(log.clone(), heads, config.cache_dir.as_deref(), config.cache_max_bytes));
         let store: Arc<dyn Store> = if config.read_only { Arc::new(ReadOnly::new(cache.clone())) } else { cache.clone() };

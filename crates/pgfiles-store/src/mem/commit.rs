@@ -114,7 +114,8 @@ impl Transaction<'_> {
         if self.rows.get(op.id).is_none() {
             let key = format!("/{}{}/{}", op.dir, op.lineage.0.simple(), op.id.0.simple());
             let sum = layout::etag(&op.data);
-            let meta = json!({"version": 1, "lin": op.lineage.0.to_string(), "mount": &*op.mount, "sum": sum});
+            let (lineage, now) = (op.lineage.0.to_string(), self.now.to_string());
+            let meta = json!({"version": 1, "lin": lineage, "mount": &*op.mount, "sum": sum, "created_at": now});
             let row = Row { id: op.id, key: key.into(), meta: fields(meta), data: Some(op.data.clone()) };
             self.rows.set(op.id, Some(row));
         }

@@ -59,15 +59,18 @@ fn doomed(rows: &Rows, now: Timestamp, purge: &Purge, key: &str) -> Vec<VersionI
     doomed
 }
 
-/// Removes body rows under a prefix that no version refers to and whose mount has not been heard of for long.
+/// Removes body rows under a prefix that no version refers to, that are older than a heartbeat's life, and whose mount has not
+/// been heard of for as long.
 pub(super) fn sweep(rows: &mut Rows, beats: &mut HashMap<(String, String), Timestamp>, now: Timestamp, prefix: &Prefix) -> u64 {
     let expiry = i64::try_from(HEARTBEAT_EXPIRY_SECONDS).unwrap_or(i64::MAX);
-    beats.retain(|_, beat| now.seconds.saturating_sub(beat.seconds) <= expiry);
+    let recent = |at: Timestamp| now.seconds.saturating_sub(at.seconds) <= expiry;
+    beats.retain(|_, beat| recent(*beat));
     let alive: BTreeSet<&str> = beats.keys().map(|(_, mount)| mount.as_str()).collect();
     let own = format!("/{prefix}");
     let bodies = rows.keys(&own, Bound::Unbounded).filter_map(|key| rows.newest(key));
     let unheard = bodies.filter(|row| row.text("mount").is_none_or(|mount| !alive.contains(mount)));
-    let unused = unheard.filter(|row| row.uuid("lin").is_none_or(|lineage| !rows.referred(lineage).contains(&row.id)));
+    let old = unheard.filter(|row| !row.text("created_at").and_then(Timestamp::parse).is_some_and(recent));
+    let unused = old.filter(|row| row.uuid("lin").is_none_or(|lineage| !rows.referred(lineage).contains(&row.id)));
     let doomed: Vec<VersionId> = unused.map(|row| row.id).collect();
     for id in &doomed {
         rows.set(*id, None);

@@ -399,9 +399,10 @@ fn judge(row: &Row, need: Need, place: &Place) -> Result<Hello> {
 }
 
 /// The engine's name, where it speaks the protocol of Postgres but cannot carry pgfiles.
-fn foreign(product: &str) -> Option<&'static str> {
-    const ENGINES: [(&str, &str); 5] = [
+pub(super) fn foreign(product: &str) -> Option<&'static str> {
+    const ENGINES: [(&str, &str); 6] = [
         ("CockroachDB", "CockroachDB"),
+        ("-YB-", "YugabyteDB"),
         ("Redshift", "Amazon Redshift"),
         ("Greenplum", "Greenplum"),
         ("Materialize", "Materialize"),
@@ -446,7 +447,7 @@ mod tests {
     #[test]
     fn engines_that_cannot_carry_pgfiles() {
         assert_eq!(foreign("CockroachDB CCL v24.1.0 (x86_64-pc-linux-gnu)"), Some("CockroachDB"));
-        assert_eq!(foreign("PostgreSQL 15.12-YB-2025.2.0.0-b0 on x86_64-pc-linux-gnu"), None);
+        assert_eq!(foreign("PostgreSQL 15.12-YB-2025.2.0.0-b0 on x86_64-pc-linux-gnu"), Some("YugabyteDB"));
         assert_eq!(foreign("PostgreSQL 17.4 on x86_64-pc-linux-gnu"), None);
     }
 }

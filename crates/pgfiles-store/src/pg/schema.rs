@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
+use super::connect::foreign;
 use crate::error::{Kind, Result, StoreError};
 
 /// The version of the schema that this pgfiles makes, and the newest that it understands.
@@ -142,8 +143,7 @@ async fn supported(client: &Client) -> Result<()> {
     let row = client.query_one(QUERY, &[]).await.map_err(said)?;
     let (number, banner, encoding): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
     let (standby, release): (bool, String) = (row.get(3), row.get(4));
-    if let Some(engine) = ["CockroachDB", "-YB-"].into_iter().find(|engine| banner.contains(engine)) {
-        let name = if engine == "-YB-" { "YugabyteDB" } else { engine };
+    if let Some(name) = foreign(&banner) {
         return Err(StoreError::new(Kind::Unsupported, format!("pgfiles does not run on {name}: it needs PostgreSQL 14 to 18")));
     }
     if number < SERVER_VERSION_MIN {

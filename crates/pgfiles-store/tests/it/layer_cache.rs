@@ -217,6 +217,45 @@ async fn an_answer_from_before_an_own_commit_is_not_believed() {
     assert_eq!(bench.cost(), 1, "nobody knows, so it is asked");
 }
 
+/// What is over the bound is forgotten, a directory at a time, and asked for again; nothing wrong is answered meanwhile, and what
+/// is in use stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_is_bounded() {
+    const MOST: usize = 100;
+    let bench = bench(StackConfig { metadata_entries_max: MOST, ..StackConfig::default() });
+    for number in 0..40 {
+        bench.commit(Op::Put(mkdir(&format!("d{number:02}")))).await;
+        for name in 0..9 {
+            bench.commit(Op::Put(put(&format!("d{number:02}/f{name}"), b"x"))).await;
+        }
+    }
+    let forgotten = || bench.stack.cache.stats().metadata.evictions;
+    assert!(forgotten() > 0, "own names count, too");
+    bench.names("d00").await;
+    for number in 1..40 {
+        let dir = format!("d{number:02}");
+        assert_eq!(bench.names(&dir).await.len(), 9);
+        bench.cost();
+        assert!(bench.is_there("d00/f3").await && !bench.is_there("d00/absent").await);
+        assert_eq!(bench.cost(), 0, "what is in use is known");
+        assert!(bench.is_there(&format!("{dir}/f8")).await && !bench.is_there(&format!("{dir}/f9")).await);
+        let known = bench.stack.cache.stats().metadata;
+        assert!(known.entries <= MOST as u64, "{known:?}");
+    }
+    // What was forgotten is asked for again, and others' changes to it are seen with that.
+    bench.elsewhere(delete("d05/f1")).await;
+    assert!(!bench.is_there("d05/f1").await && bench.is_there("d05/f2").await);
+    assert!(bench.cost() > 0);
+    // A directory that is larger than the bound is shown in full.
+    for name in 0..2 * MOST {
+        bench.elsewhere(Op::Put(put(&format!("large/f{name}"), b"x"))).await;
+    }
+    let before = forgotten();
+    assert_eq!(bench.names("large").await.len(), 2 * MOST);
+    assert!(forgotten() > before && bench.stack.cache.stats().metadata.entries <= MOST as u64);
+    assert!(bench.is_there("large/f7").await && !bench.is_there("large/g").await);
+}
+
 fn with_disk(dir: &Path, cache_max_bytes: u64) -> StackConfig {
     StackConfig { cache_dir: Some(dir.to_owned()), cache_max_bytes, ..StackConfig::default() }
 }

@@ -19,7 +19,7 @@ async fn subject() -> Subject {
     initialise(&database.dsn()).await;
     let server = Arc::new(PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap());
     let stack = Stack::new(server.clone(), StackConfig::default());
-    Subject { store: stack.store.clone(), server, keep: Box::new((stack, database)) }
+    Subject { store: stack.store.clone(), server, time: Arc::new(database), keep: Box::new(stack) }
 }
 
 pgfiles_testkit::store_suite!(subject);

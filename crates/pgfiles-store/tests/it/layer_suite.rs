@@ -1,15 +1,13 @@
-//! The store suite through the whole stack over [`MemStore`], in all three modes of durability.
+//! The store suite through the whole stack over [`pgfiles_store::mem::MemStore`], in all three modes of durability.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgfiles_store::layer::log::Mode;
 use pgfiles_store::layer::{Stack, StackConfig};
-use pgfiles_store::mem::MemStore;
 use pgfiles_testkit::store_suite::Subject;
 
 async fn stacked(durability: Mode) -> Subject {
-    let server = Arc::new(MemStore::new());
+    let (subject, server) = Subject::in_memory();
     let dir = tempfile::tempdir().expect("a directory for the cache");
     let config = StackConfig {
         durability,
@@ -17,8 +15,8 @@ async fn stacked(durability: Mode) -> Subject {
         cache_dir: Some(dir.path().join("cache")),
         ..StackConfig::default()
     };
-    let stack = Stack::new(server.clone(), config);
-    Subject { store: stack.store.clone(), server, keep: Box::new((stack, dir)) }
+    let stack = Stack::new(server, config);
+    Subject { store: stack.store.clone(), keep: Box::new((stack, dir)), ..subject }
 }
 
 mod close {
@@ -58,7 +56,7 @@ mod writeback {
         a_rename_makes_the_target_history, a_young_file_just_moves,
         an_older_file_does_not_just_move, renames_check_both_ends, a_young_directory_just_moves, chunked_files_move);
     // Not `a_body_that_is_gone_is_refused`: nobody removes what is in the queue. Not `replaced_chunks_are_dropped` and
-    // `unused_bodies_are_swept`: they look at the server at once.
+    // those of the sweep: they look at the server at once.
     pgfiles_testkit::store_suite!(@of subject, bodies:
         chunked_bodies_read_back, two_levels_read_back, references_stay_in_their_lineage, missing_rows_are_corrupt,
         parts_are_cut_as_asked);
@@ -68,7 +66,7 @@ mod writeback {
         a_purge_hands_bytes_over, parts_of_a_history_are_purged, a_prefix_is_purged_in_slices, usage_counts);
     pgfiles_testkit::store_suite!(@of subject, batches:
         a_batch_is_all_or_nothing, operations_see_earlier_ones, a_batch_sent_twice_is_applied_once,
-        a_lost_reply_is_made_up_for, another_life_is_refused, ten_writers_leave_no_gap,
+        a_lost_reply_is_made_up_for, a_deletion_sent_again_behind_something_newer_changes_nothing, another_life_is_refused, ten_writers_leave_no_gap,
         one_of_many_creators_wins, removal_and_creation_never_hide_a_file, many_puts_in_one_batch,
         rows_are_present_or_not);
     pgfiles_testkit::store_suite!(@of subject, property: random_operations_match_the_model);

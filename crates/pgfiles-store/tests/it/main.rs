@@ -20,6 +20,7 @@ mod schema_init;
 mod schema_links;
 mod schema_lock;
 mod schema_model;
+mod schema_past;
 mod schema_race;
 
 #[test]

@@ -1,12 +1,9 @@
-//! The store suite on [`MemStore`].
+//! The store suite on [`pgfiles_store::mem::MemStore`].
 
-use std::sync::Arc;
-
-use pgfiles_store::mem::MemStore;
 use pgfiles_testkit::store_suite::Subject;
 
 async fn subject() -> Subject {
-    Subject::of(Arc::new(MemStore::new()))
+    Subject::in_memory().0
 }
 
 pgfiles_testkit::store_suite!(subject);

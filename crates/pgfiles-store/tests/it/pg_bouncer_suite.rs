@@ -15,7 +15,7 @@ async fn subject() -> Subject {
     initialise(&database.dsn()).await;
     let dsn = bouncer.as_ref().map_or_else(|| database.dsn(), |bouncer| bouncer.dsn(&database));
     let store = PgStore::connect(&dsn, PgOptions::default()).await.unwrap();
-    Subject { keep: Box::new((bouncer, database)), ..Subject::of(Arc::new(store)) }
+    Subject { keep: Box::new(bouncer), ..Subject::of(Arc::new(store), Arc::new(database)) }
 }
 
 pgfiles_testkit::store_suite!(subject);

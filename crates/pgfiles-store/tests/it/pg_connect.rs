@@ -127,11 +127,21 @@ async fn passwords() {
 async fn servers_that_cannot_carry_pgfiles() {
     let database = stubbed().await;
     let client = database.connect().await;
-    let fake =
-        "CREATE SCHEMA fake; CREATE FUNCTION fake.version() RETURNS text LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v24.1.0' $$";
-    client.batch_execute(fake).await.unwrap();
+    client.batch_execute("CREATE SCHEMA fake").await.unwrap();
     let text = format!("{} options='-c search_path=fake,pg_catalog,public'", database.dsn());
-    refused(&text, Kind::Unsupported, &["CockroachDB", "Postgres 14"]).await;
+    for (banner, name) in [
+        ("CockroachDB CCL v24.1.0 (x86_64-pc-linux-gnu)", "CockroachDB"),
+        ("PostgreSQL 15.12-YB-2025.2.0.0-b0 on x86_64-pc-linux-gnu", "YugabyteDB"),
+    ] {
+        let fake = format!("CREATE OR REPLACE FUNCTION fake.version() RETURNS text LANGUAGE sql AS $$ SELECT '{banner}' $$");
+        client.batch_execute(&fake).await.unwrap();
+        refused(&text, Kind::Unsupported, &[name, "Postgres 14"]).await;
+        let (mut alone, connection) = tokio_postgres::connect(&text, tokio_postgres::NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let error = pgfiles_store::pg::schema::init(&mut alone).await.unwrap_err();
+        assert!(error.kind() == Kind::Unsupported && error.to_string().contains(name), "{error}");
+        driver.abort();
+    }
     client.batch_execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'").await.unwrap();
     let text = database.dsn().replace(database.name(), "latin");
     refused(&text, Kind::Unsupported, &["LATIN1", "UTF8"]).await;

@@ -12,7 +12,7 @@ async fn subject() -> Subject {
     let database = Postgres::shared().database().await;
     initialise(&database.dsn()).await;
     let store = PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap();
-    Subject { keep: Box::new(database), ..Subject::of(Arc::new(store)) }
+    Subject::of(Arc::new(store), Arc::new(database))
 }
 
 pgfiles_testkit::store_suite!(subject);

@@ -37,6 +37,12 @@ async fn listings_cost_what_they_show() {
         "(SELECT 'p/src/main.rs' AS k, 1 AS v, false AS dead) r",
         "(SELECT 'p/src/' AS k, 1 AS v, false AS dead) r",
         "(SELECT 'hot/f' || i AS k, v, false AS dead FROM generate_series(1, 100) i, generate_series(1, 1000) v) r",
+        // 3,000 names that are dead, flat ones and directories.
+        "(SELECT 'gone/f' || i AS k, v, v = 2 AS dead FROM generate_series(1, 3000) i, generate_series(1, 2) v) r",
+        "(SELECT k, 1 AS v, false AS dead FROM unnest('{gone/,dead/}'::text[]) k) r",
+        "(SELECT 'dead/d' || i || '/' AS k, v, v = 2 AS dead FROM generate_series(1, 3000) i, generate_series(1, 2) v) r",
+        "(SELECT 'dead/d' || i || '/f' || j AS k, v, v = 2 AS dead FROM generate_series(1, 3000) i, generate_series(1, 10) j, \
+         generate_series(1, 2) v) r",
         "(SELECT 'wide/' || d || '/f' || i AS k, 1 AS v, false AS dead FROM generate_series(1, 300) d, generate_series(1, 100) i) r",
     ];
     for rows in fill {
@@ -51,10 +57,17 @@ async fn listings_cost_what_they_show() {
             ("SELECT * FROM pgfiles_dir('flat/', NULL, 1000, 0)", 400),
             ("SELECT * FROM pgfiles_dir('flat/', NULL, 1000000, 0)", 25_000),
             ("SELECT * FROM pgfiles_dir('p/', NULL, 1000, 0)", 60),
-            ("SELECT * FROM pgfiles_dir('p/node_modules/', NULL, 1000, 0)", 300 * 16),
+            ("SELECT * FROM pgfiles_dir('p/node_modules/', NULL, 1000, 0)", 300 * 8),
             ("SELECT * FROM pgfiles_dir('', NULL, 1000, 0)", 100),
-            ("SELECT * FROM pgfiles_dir('hot/', NULL, 1000, 0)", 100 * 20),
-            ("SELECT * FROM pgfiles_dir('wide/', NULL, 1000, 0)", 300 * 16),
+            ("SELECT * FROM pgfiles_dir('hot/', NULL, 1000, 0)", 100 * 8),
+            ("SELECT * FROM pgfiles_dir('wide/', NULL, 1000, 0)", 300 * 8),
+            // The walk over the names, and no more than one descent of the index for each directory.
+            ("SELECT * FROM pgfiles_dir('gone/', NULL, 1000, 0)", 3000 * 2 + 100),
+            ("SELECT * FROM pgfiles_dir('dead/', NULL, 1000, 0)", 3000 * 8),
+            // The past: what lies below subdirectories is not walked either.
+            ("SELECT * FROM pgfiles_list_as_of('p/', 'infinity'::timestamptz)", 100),
+            ("SELECT * FROM pgfiles_list_as_of('wide/', 'infinity'::timestamptz)", 300 * 35),
+            ("SELECT * FROM pgfiles_list_as_of('hot/', 'infinity'::timestamptz)", 100 * 8),
             ("SELECT * FROM pgfiles_tree('hot/', NULL, 1000)", 100 * 20),
             ("SELECT pgfiles_read('hot/f7')", 20),
             // All versions of a key are read; with statistics its newest one is looked up once, not for each of them.

@@ -1,6 +1,8 @@
 //! Cases: several operations at once, sent again, and by many at the same time.
 #![allow(missing_docs)] // the names say it
 
+use std::time::Duration;
+
 use super::*;
 use futures_util::future::join_all;
 
@@ -116,6 +118,17 @@ pub async fn a_lost_reply_is_made_up_for(t: Tester) {
     t.must(delete("a")).await;
     t.server.commit(Batch { again: true, ..batch }).await.unwrap();
     assert!(t.entry("a").await.is_none());
+    assert_eq!(t.versions("a").await.len(), 3);
+}
+
+pub async fn a_deletion_sent_again_behind_something_newer_changes_nothing(t: Tester) {
+    t.write("a", b"1").await;
+    let gone = delete("a");
+    t.server.commit(Batch::one(gone.clone(), &by())).await.unwrap();
+    t.write("a", b"2").await;
+    let again = t.server.commit(Batch { ops: vec![Op::Put(put("b", b"")), gone], ..Batch::one(delete("unused"), &by()) });
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("an answer").unwrap();
+    assert_eq!(t.text("a").await.unwrap(), b"2");
     assert_eq!(t.versions("a").await.len(), 3);
 }
 

@@ -2,7 +2,7 @@
 #![allow(missing_docs)] // the names say it
 
 use super::*;
-use pgfiles_store::store::{Maintenance, Part};
+use pgfiles_store::store::{HEARTBEAT_EXPIRY_SECONDS, Maintenance, Part};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -163,24 +163,45 @@ pub async fn parts_are_cut_as_asked(t: Tester) {
     assert!(t.store.read(&[]).await.unwrap().is_empty());
 }
 
+/// More than a heartbeat's life.
+const LONG: u32 = HEARTBEAT_EXPIRY_SECONDS as u32 + 1;
+
+/// A body row of a mount that no version refers to yet.
+fn unused(mount: &str) -> BodyRow {
+    let data = Bytes::from_static(b"unused");
+    BodyRow { id: id(), lineage: SystemClock.lineage(), dir: dir("d"), data, mount: mount.into() }
+}
+
 pub async fn unused_bodies_are_swept(t: Tester) {
     let (_, used) = one_chunk(&t, "d/a").await;
-    let row = |mount: &str| BodyRow {
-        id: id(),
-        lineage: SystemClock.lineage(),
-        dir: dir("d"),
-        data: Bytes::from_static(b"unused"),
-        mount: mount.into(),
-    };
-    let (alive, dead) = (row("alive"), row("dead"));
+    let (alive, dead) = (unused("alive"), unused("dead"));
     let ids = [alive.id, dead.id, used];
     let root = dir("");
-    t.server.maintain(&root, "alive", Maintenance::Beat).await.unwrap();
     t.run_all(vec![Op::Body(alive), Op::Body(dead)]).await.unwrap();
+    t.time.pass(LONG).await;
+    t.server.maintain(&root, "alive", Maintenance::Beat).await.unwrap();
     assert_eq!(t.server.maintain(&root, "third", Maintenance::Sweep).await.unwrap(), 1);
     assert_eq!(t.server.present(&ids).await.unwrap(), [true, false, true]);
     t.server.maintain(&root, "alive", Maintenance::Leave).await.unwrap();
     assert_eq!(t.server.maintain(&root, "third", Maintenance::Sweep).await.unwrap(), 1);
     assert_eq!(t.server.present(&ids).await.unwrap(), [false, false, true]);
     assert_eq!(t.text("d/a").await.unwrap(), b"12345");
+}
+
+pub async fn fresh_bodies_are_safe_before_the_first_heartbeat(t: Tester) {
+    let root = dir("");
+    let row = unused("just begun");
+    let ids = [row.id];
+    t.run(Op::Body(row)).await.unwrap();
+    assert_eq!(t.server.maintain(&root, "third", Maintenance::Sweep).await.unwrap(), 0);
+    t.time.pass(LONG - 30).await;
+    assert_eq!(
+        t.server.maintain(&root, "third", Maintenance::Sweep).await.unwrap(),
+        0,
+        "whoever wrote it has half a minute more"
+    );
+    assert_eq!(t.server.present(&ids).await.unwrap(), [true]);
+    t.time.pass(60).await;
+    assert_eq!(t.server.maintain(&root, "third", Maintenance::Sweep).await.unwrap(), 1, "it never beat, so it died");
+    assert_eq!(t.server.present(&ids).await.unwrap(), [false]);
 }

@@ -32,7 +32,7 @@ impl Vfs {
             node.opens = node.opens.saturating_sub(1);
         }
         // Nodes that a page brought and nobody was told of.
-        if let Ok(listing) = dir.listing.try_lock() {
+        if let Some(listing) = dir.listing.try_lock() {
             for (_, no, _) in &listing.names {
                 table.tidy(*no);
             }

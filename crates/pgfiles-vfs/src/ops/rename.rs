@@ -5,13 +5,13 @@ use std::sync::Arc;
 use pgfiles_store::batch::{Durability, Exchange, Op, Precondition, Rename, RenameDir, Young};
 use pgfiles_store::key::Name;
 use pgfiles_store::version::Kind;
-use tokio::sync::MutexGuard;
 
 use crate::Vfs;
 use crate::attr::InodeNo;
 use crate::buffer::Data;
 use crate::error::{Result, VfsError};
 use crate::inode::Inode;
+use crate::progress::MutexGuard;
 use crate::publish::is_conflict;
 
 /// Takes the names of two directories, in the order of their numbers; once if they are one.

@@ -1,14 +1,17 @@
-//! What is unsaved and cannot be committed, kept in a directory of the user's as a batch that can be committed later:
-//! first the operations that were queued, then the files that were not published. Contents and names are kept;
-//! attributes are not.
+//! What is unsaved and cannot be committed, kept in a directory of the user's as a batch that can be committed later: first
+//! what was committed and may be forgotten by a server that crashed, then the operations that were queued, then the files
+//! that were not published. Lines of the first two name the rows that they make, so that what has been committed after all
+//! is not committed twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
-use pgfiles_store::batch::{Batch, Op, Put};
-use pgfiles_store::{Key, Kind, Meta, Prefix, VersionId, layout};
-use serde_json::{Value, json};
+use pgfiles_store::batch::{Batch, Op, Put, SetAttr};
+use pgfiles_store::version::AttrPatch;
+use pgfiles_store::{Kind, Meta, Prefix, VersionId, layout};
+use pgfiles_vfs::KeptFile;
+use serde_json::{Map, Value, json};
 
 use super::serve::Daemon;
 use super::unmount::FORCE_WAIT;
@@ -27,11 +30,18 @@ impl Daemon {
         let dir = self.recovery_dir()?;
         let kept = self.vfs.recover(&dir, FORCE_WAIT).await;
         let mut steps = Steps::new(&self.settings.prefix, &dir);
+        for batch in self.stack.log.retained() {
+            steps.add_batch(&batch);
+        }
+        for what in std::mem::take(&mut steps.lost) {
+            // It is on the server, unless that crashed.
+            tracing::warn!(%what, "was committed a moment ago and is not kept");
+        }
         for batch in self.stack.log.pending() {
             steps.add_batch(&batch);
         }
-        for (key, file) in &kept.files {
-            steps.put(key, file);
+        for file in &kept.files {
+            steps.add_file(file);
         }
         let mut lost = std::mem::take(&mut steps.lost);
         lost.extend(kept.lost);
@@ -64,6 +74,11 @@ impl Daemon {
     }
 }
 
+/// What a batch may set of a change of attributes.
+fn settable(patch: &AttrPatch) -> Map<String, Value> {
+    AttrPatch { ctime: None, content_type: None, tags: BTreeMap::new(), ..patch.clone() }.to_json()
+}
+
 /// Operations as lines of a batch.
 struct Steps<'a> {
     prefix: &'a Prefix,
@@ -71,20 +86,27 @@ struct Steps<'a> {
     /// Body rows on their way, by id.
     bodies: HashMap<VersionId, bytes::Bytes>,
     lines: Vec<Value>,
+    /// Contents written.
+    contents: usize,
     lost: Vec<String>,
 }
 
 impl<'a> Steps<'a> {
     fn new(prefix: &'a Prefix, dir: &'a Path) -> Self {
-        Self { prefix, dir, bodies: HashMap::new(), lines: Vec::new(), lost: Vec::new() }
+        Self { prefix, dir, bodies: HashMap::new(), lines: Vec::new(), contents: 0, lost: Vec::new() }
     }
 
     fn path<'k>(&self, key: &'k str) -> &'k str {
         key.strip_prefix(self.prefix.as_str()).unwrap_or(key)
     }
 
-    fn put(&mut self, key: &Key, file: &Path) {
-        self.lines.push(json!({"op": "put", "path": self.path(key.as_str()), "file": file.to_string_lossy()}));
+    fn add_file(&mut self, kept: &KeptFile) {
+        let (path, attrs) = (self.path(kept.key.as_str()), settable(&kept.attributes));
+        let line = match &kept.content {
+            Some(file) => json!({"op": "put", "path": path, "file": file.to_string_lossy(), "attrs": attrs}),
+            None => json!({"op": "attr", "path": path, "attrs": attrs}),
+        };
+        self.lines.push(line);
     }
 
     fn add_batch(&mut self, batch: &Batch) {
@@ -94,14 +116,16 @@ impl<'a> Steps<'a> {
     }
 
     fn add(&mut self, op: &Op) {
-        let line = match op {
+        let mut line = match op {
             Op::Body(body) => {
                 self.bodies.insert(body.id, body.data.clone());
                 return;
             }
-            // Attributes are not kept.
-            Op::SetAttr(_) => return,
-            Op::Put(put) => return self.add_put(put),
+            Op::SetAttr(op) => return self.add_attributes(op),
+            Op::Put(put) => match self.put(put) {
+                Ok(line) => line,
+                Err(why) => return self.lost.push(format!("{}: {why}", put.key)),
+            },
             Op::Delete(op) => json!({"op": "delete", "path": self.path(op.key.as_str())}),
             Op::RemoveDir(op) => json!({"op": "delete", "path": self.path(op.dir.as_str()), "recursive": op.recursive}),
             Op::Rename(op) => json!({"op": "move", "path": self.path(op.from.as_str()), "to": self.path(op.to.as_str())}),
@@ -124,25 +148,52 @@ impl<'a> Steps<'a> {
             Op::Restore(op) => json!({"op": "restore", "path": self.path(op.key.as_str()), "version": op.version.0}),
             Op::RestoreDir(op) => return self.lost.push(format!("{}: a restore of a directory", op.dir)),
         };
+        if let Some(id) = op.witness() {
+            line["id"] = id.to_string().into();
+        }
         self.lines.push(line);
     }
 
-    fn add_put(&mut self, put: &Put) {
+    fn add_attributes(&mut self, op: &SetAttr) {
+        let path = self.path(op.key.as_str());
+        let attrs = settable(&op.patch);
+        let tags = op.patch.to_json().remove("tags");
+        let lines = [
+            (!attrs.is_empty()).then(|| json!({"op": "attr", "path": path, "attrs": attrs})),
+            tags.map(|tags| json!({"op": "tag", "path": path, "tags": tags})),
+        ];
+        self.lines.extend(lines.into_iter().flatten());
+    }
+
+    fn put(&mut self, put: &Put) -> std::result::Result<Value, String> {
         let mut fields = put.defaults.clone();
         fields.extend(put.meta.clone());
         let meta = Meta::parse(Value::Object(fields));
+        let xattrs = meta.xattrs.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+        let set = AttrPatch {
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            mtime: meta.mtime,
+            atime: meta.atime,
+            xattrs,
+            ..AttrPatch::default()
+        };
+        let (path, attrs) = (self.path(put.key.as_str()), settable(&set));
         match meta.kind {
-            Kind::Dir => self.lines.push(json!({"op": "mkdir", "path": self.path(put.key.as_str()).trim_end_matches('/')})),
-            Kind::File => match self.content(put, &meta).and_then(|bytes| self.keep(&bytes)) {
-                Ok(file) => self.put(&put.key, &file),
-                Err(why) => self.lost.push(format!("{}: {why}", put.key)),
-            },
-            _ => self.lost.push(format!("{}: neither a file nor a directory", put.key)),
+            Kind::Dir => Ok(json!({"op": "mkdir", "path": path.trim_end_matches('/'), "attrs": attrs})),
+            Kind::File => {
+                let bytes = self.content(put, &meta)?;
+                let file = self.keep(&bytes)?;
+                Ok(json!({"op": "put", "path": path, "file": file.to_string_lossy(), "attrs": attrs}))
+            }
+            Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => Err("neither a file nor a directory".into()),
         }
     }
 
-    fn keep(&self, bytes: &[u8]) -> std::result::Result<PathBuf, String> {
-        let file = self.dir.join(format!("queued-{:06}", self.lines.len() + self.lost.len() + 1));
+    fn keep(&mut self, bytes: &[u8]) -> std::result::Result<PathBuf, String> {
+        self.contents += 1;
+        let file = self.dir.join(format!("queued-{:06}", self.contents));
         std::fs::write(&file, bytes).map_err(|error| crate::exit::plain(&error))?;
         Ok(file)
     }

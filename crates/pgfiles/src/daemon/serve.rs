@@ -98,8 +98,14 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     } else {
         Vfs::new(store, fresh, config, clock.clone())
     };
-    let service =
-        Service { store: stack.store.clone(), fence: settings.prefix.clone(), by, mount: order.id.as_str().into(), clock };
+    let service = Service {
+        store: stack.store.clone(),
+        server: stack.server.clone(),
+        fence: settings.prefix.clone(),
+        by,
+        mount: order.id.as_str().into(),
+        clock,
+    };
     let mount = mount_of(&order, &settings, &dsn);
     let dirs = Dirs::of_process();
     // The socket first: whoever finds the registration may ask.
@@ -152,6 +158,7 @@ fn stack_config(settings: &Settings) -> StackConfig {
         cache_dir: Some(settings.cache_dir.clone()),
         cache_max_bytes: settings.cache_max_size,
         read_only: settings.read_only,
+        ..StackConfig::default()
     }
 }
 

@@ -3,16 +3,18 @@
 //! [`Step::parse`] reads one line and says what is wrong with it; a [`Steps`] collects them into operations within the
 //! bounds; [`Service::batch`] commits. Lines are counted from 1, blank ones included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use pgfiles_store::batch::{Batch, Copy, Delete, Durability, Op, Outcome, Put, RemoveDir, Rename, RenameDir, Restore, SetAttr};
 use pgfiles_store::version::AttrPatch;
-use pgfiles_store::{Key, Kind, Meta, Precondition, Prefix, VersionNo};
+use pgfiles_store::{Key, Kind, Meta, Precondition, Prefix, VersionId, VersionNo};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::content::{self, Content};
 use super::{Answer, Service};
@@ -23,11 +25,14 @@ pub const STEPS_MAX: usize = 250_000;
 /// The most bytes of contents in a batch.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
+/// Ids that are looked up in one request.
+const IDS_MAX: usize = 5_000;
+
 /// One line of a batch, as a user writes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// put, delete, move, copy, mkdir, restore or tag.
+    /// put, delete, move, copy, mkdir, restore, tag or attr.
     pub op: String,
     /// Under the prefix. Ending in `/` where a directory is deleted or moved.
     pub path: String,
@@ -55,6 +60,12 @@ pub struct Step {
     /// delete of a directory: with all below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recursive: Option<bool>,
+    /// put, mkdir, attr: attributes to set, as `meta` has them: mode, uid, gid, mtime, atime, xattrs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attrs: Option<Map<String, Value>>,
+    /// The id of the row to be made: where it has been made already, the line changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
     /// The live head must have this number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_version: Option<u64>,
@@ -67,14 +78,15 @@ pub struct Step {
 }
 
 /// The operations with the fields that each may have besides op, path and the conditions.
-const FIELDS: [(&str, &[&str]); 7] = [
-    ("put", &["data", "data_base64", "file", "content_type"]),
-    ("delete", &["recursive"]),
-    ("move", &["to"]),
-    ("copy", &["to", "version"]),
-    ("mkdir", &[]),
-    ("restore", &["version"]),
+const FIELDS: [(&str, &[&str]); 8] = [
+    ("put", &["data", "data_base64", "file", "content_type", "attrs", "id"]),
+    ("delete", &["recursive", "id"]),
+    ("move", &["to", "id"]),
+    ("copy", &["to", "version", "id"]),
+    ("mkdir", &["attrs", "id"]),
+    ("restore", &["version", "id"]),
     ("tag", &["tags"]),
+    ("attr", &["attrs"]),
 ];
 
 impl Step {
@@ -101,7 +113,7 @@ impl Step {
         Ok(step)
     }
 
-    fn given(&self) -> [(&'static str, bool); 8] {
+    fn given(&self) -> [(&'static str, bool); 10] {
         [
             ("to", self.to.is_some()),
             ("data", self.data.is_some()),
@@ -111,6 +123,8 @@ impl Step {
             ("version", self.version.is_some()),
             ("tags", self.tags.is_some()),
             ("recursive", self.recursive.is_some()),
+            ("attrs", self.attrs.is_some()),
+            ("id", self.id.is_some()),
         ]
     }
 
@@ -121,6 +135,7 @@ impl Step {
             "move" | "copy" if self.to.is_none() => "to",
             "restore" if self.version.is_none() => "version",
             "tag" if self.tags.is_none() => "tags",
+            "attr" if self.attrs.is_none() => "attrs",
             _ => "",
         };
         if !missing.is_empty() {
@@ -157,6 +172,10 @@ impl Step {
         }
     }
 
+    fn attributes(&self) -> std::result::Result<AttrPatch, String> {
+        self.attrs.as_ref().map_or(Ok(AttrPatch::default()), AttrPatch::parse)
+    }
+
     fn condition(&self) -> Precondition {
         match (self.if_version, &self.if_etag, self.if_absent) {
             (Some(version), _, _) => Precondition::Version(VersionNo(version)),
@@ -173,10 +192,22 @@ pub struct Steps {
     ops: Vec<Op>,
     /// The line of each operation.
     lines: Vec<u64>,
-    /// What to say of each line: number, op, path, and the index of the operation that it is about.
-    said: Vec<(u64, String, String, usize)>,
+    /// What to say of each line.
+    said: Vec<Said>,
     payload: usize,
     changed: Vec<Key>,
+}
+
+/// A line, as far as its answer needs it.
+#[derive(Debug)]
+struct Said {
+    line: u64,
+    op: String,
+    path: String,
+    /// The id that the line names.
+    id: Option<VersionId>,
+    /// Its operations among all; the answer is about the last.
+    ops: Range<usize>,
 }
 
 impl Steps {
@@ -188,8 +219,10 @@ impl Steps {
         let ops = operations(step, service).map_err(|why| at_line(number, Failure::usage(why)))?;
         self.payload += ops.iter().map(Op::payload).sum::<usize>();
         self.lines.extend(std::iter::repeat_n(number, ops.len()));
+        let count = ops.len();
         self.ops.extend(ops);
-        self.said.push((number, step.op.clone(), step.path.clone(), self.ops.len() - 1));
+        let ops = self.ops.len() - count..self.ops.len();
+        self.said.push(Said { line: number, op: step.op.clone(), path: step.path.clone(), id: step.id.map(VersionId), ops });
         for path in [Some(&step.path), step.to.as_ref()].into_iter().flatten() {
             self.changed.extend(Key::new(&format!("{}{path}", service.fence)));
         }
@@ -210,14 +243,26 @@ pub fn at_line(number: u64, failure: Failure) -> Failure {
 }
 
 impl Service {
-    /// Commits the steps, all or none.
+    /// Commits the steps, all or none, but for those whose id says that they were carried out before.
     ///
     /// # Errors
     /// What the store says, with the line.
     pub async fn batch(&self, steps: Steps) -> Result<Answer> {
         let Steps { ops, lines, said, changed, .. } = steps;
+        let done = self.done_before(&said).await?;
+        let mut wanted = vec![true; ops.len()];
+        for said in said.iter().filter(|said| said.is_among(&done)) {
+            wanted[said.ops.clone()].fill(false);
+        }
+        // Where each operation went in what is committed.
+        let place: Vec<usize> =
+            wanted.iter().scan(0, |next, wanted| Some(std::mem::replace(next, *next + usize::from(*wanted)))).collect();
+        let keep = |at: &usize| wanted[*at];
+        let lines: Vec<u64> = (0..ops.len()).filter(keep).map(|at| lines[at]).collect();
+        let ops: Vec<Op> = ops.into_iter().enumerate().filter(|(at, _)| keep(at)).map(|(_, op)| op).collect();
         if ops.is_empty() {
-            return Ok(Answer { value: json!([]), changed });
+            let value = said.iter().map(|said| answer(said, None)).collect();
+            return Ok(Answer { value, changed });
         }
         let durability = Durability::Sync;
         let batch = Batch { ops, durability, by: self.by.clone(), life: None, again: false };
@@ -226,13 +271,31 @@ impl Service {
             let failure = Failure::from(error);
             line.map_or(failure.clone(), |line| at_line(line, failure))
         })?;
-        let value = said.iter().map(|(line, op, path, at)| answer(*line, op, path, outcomes.get(*at))).collect();
+        let outcome = |said: &Said| outcomes.get(*place.get(said.ops.end.checked_sub(1)?)?);
+        let value = said.iter().map(|said| answer(said, outcome(said).filter(|_| !said.is_among(&done)))).collect();
         Ok(Answer { value, changed })
+    }
+
+    async fn done_before(&self, said: &[Said]) -> Result<HashSet<VersionId>> {
+        let ids: Vec<VersionId> = said.iter().filter_map(|said| said.id).collect();
+        let mut done = HashSet::new();
+        for ids in ids.chunks(IDS_MAX) {
+            let there = self.server.present(ids).await?;
+            done.extend(ids.iter().zip(there).filter(|(_, there)| *there).map(|(id, _)| *id));
+        }
+        Ok(done)
     }
 }
 
-fn answer(line: u64, op: &str, path: &str, outcome: Option<&Outcome>) -> Value {
-    let mut out = json!({"line": line, "op": op, "path": path});
+impl Said {
+    fn is_among(&self, done: &HashSet<VersionId>) -> bool {
+        self.id.is_some_and(|id| done.contains(&id))
+    }
+}
+
+/// `None`: it was carried out before.
+fn answer(said: &Said, outcome: Option<&Outcome>) -> Value {
+    let mut out = json!({"line": said.line, "op": said.op, "path": said.path});
     if let Some(head) = outcome.and_then(|outcome| outcome.head.as_ref()) {
         out["version"] = head.version.0.into();
         out["id"] = head.id.to_string().into();
@@ -241,6 +304,9 @@ fn answer(line: u64, op: &str, path: &str, outcome: Option<&Outcome>) -> Value {
         }
     } else if let Some(outcome) = outcome {
         out["files"] = outcome.files.into();
+    } else if let Some(id) = said.id {
+        out["id"] = id.to_string().into();
+        out["before"] = true.into();
     }
     out
 }
@@ -248,8 +314,9 @@ fn answer(line: u64, op: &str, path: &str, outcome: Option<&Outcome>) -> Value {
 /// One step as operations; the last is the one that the answer is about.
 fn operations(step: &Step, service: &Service) -> std::result::Result<Vec<Op>, String> {
     let key = key_of(&service.fence, &step.path)?;
-    let id = service.clock.version_id();
+    let id = step.id.map_or_else(|| service.clock.version_id(), VersionId);
     let expect = step.condition();
+    let attributes = step.attributes()?;
     let no_condition = |what: &str| match expect {
         Precondition::Any => Ok(()),
         _ => Err(format!("{what} takes no if_version, if_etag or if_absent")),
@@ -261,19 +328,28 @@ fn operations(step: &Step, service: &Service) -> std::result::Result<Vec<Op>, St
     let op = match step.op.as_str() {
         "put" => {
             let content = Content { key: of_file(&key)?, data: step.bytes()?, content_type: step.content_type.clone(), expect };
-            return Ok(content::put(content, &service.mount, &*service.clock));
+            let mut ops = content::put(content, &service.mount, &*service.clock);
+            if let Some(Op::Put(put)) = ops.last_mut() {
+                put.id = id;
+                put.meta.extend(attributes.to_json());
+            }
+            return Ok(ops);
         }
         "delete" if key.is_marker() => {
             no_condition("delete of a directory")?;
             Op::RemoveDir(RemoveDir { id, dir: key.as_dir(), recursive: step.recursive == Some(true) })
         }
         "delete" => Op::Delete(Delete { id, key, expect }),
-        "move" => return move_or_copy(step, service, &key).map(|op| vec![op]),
+        "move" => return move_or_copy(step, service, id, &key).map(|op| vec![op]),
         "copy" => {
             of_file(&key)?;
-            return move_or_copy(step, service, &key).map(|op| vec![op]);
+            return move_or_copy(step, service, id, &key).map(|op| vec![op]);
         }
-        "mkdir" => Op::Put(directory(service, &key, expect)?),
+        "mkdir" => {
+            let mut put = Put { id, ..directory(service, &key, expect)? };
+            put.meta.extend(attributes.to_json());
+            Op::Put(put)
+        }
         "restore" => {
             let version = VersionNo(step.version.unwrap_or_default());
             Op::Restore(Restore { id, key: of_file(&key)?, version, expect })
@@ -282,6 +358,14 @@ fn operations(step: &Step, service: &Service) -> std::result::Result<Vec<Op>, St
             let patch = AttrPatch { tags: step.tags.clone().unwrap_or_default(), ..AttrPatch::default() };
             Op::SetAttr(SetAttr { key, patch, expect, explicit: None })
         }
+        "attr" => {
+            let patch = AttrPatch { ctime: Some(service.clock.now()), ..attributes };
+            let explicit = match key.is_marker() {
+                true => Some((id, directory(service, &key, Precondition::Absent)?.meta)),
+                false => None,
+            };
+            Op::SetAttr(SetAttr { key, patch, expect, explicit })
+        }
         other => return Err(format!("unknown op {other:?}")),
     };
     Ok(vec![op])
@@ -289,9 +373,9 @@ fn operations(step: &Step, service: &Service) -> std::result::Result<Vec<Op>, St
 
 /// For `move`, if_version and if_etag are about the source and if_absent about the target; for `copy`, all are about
 /// the target.
-fn move_or_copy(step: &Step, service: &Service, from: &Key) -> std::result::Result<Op, String> {
+fn move_or_copy(step: &Step, service: &Service, id: VersionId, from: &Key) -> std::result::Result<Op, String> {
     let to = key_of(&service.fence, step.to.as_deref().unwrap_or_default())?;
-    let (id, history) = (service.clock.version_id(), service.clock.version_id());
+    let history = service.clock.version_id();
     let condition = step.condition();
     if step.op == "copy" {
         let ino = Meta { ino: Some(service.clock.ino()), ..Meta::default() };
@@ -361,6 +445,8 @@ mod tests {
             (r#"{"op":"move","path":"a"}"#, "needs to"),
             (r#"{"op":"restore","path":"a"}"#, "needs version"),
             (r#"{"op":"tag","path":"a"}"#, "needs tags"),
+            (r#"{"op":"attr","path":"a"}"#, "needs attrs"),
+            (r#"{"op":"tag","path":"a","tags":{},"id":"00000000-0000-0000-0000-000000000001"}"#, "does not take \"id\""),
             (r#"{"op":"delete","path":"a","if_version":1,"if_absent":true}"#, "at most one"),
         ] {
             let error = Step::parse(line).unwrap_err();

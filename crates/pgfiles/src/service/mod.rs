@@ -14,7 +14,7 @@ mod versions;
 use std::sync::Arc;
 
 use pgfiles_store::clock::Clock;
-use pgfiles_store::{Key, Prefix, Store};
+use pgfiles_store::{Key, Prefix, Server, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -91,6 +91,8 @@ pub trait Talk: Send + Sync {
 pub struct Service {
     /// All reads and writes.
     pub store: Arc<dyn Store>,
+    /// The server below it, to ask which rows there are.
+    pub server: Arc<dyn Server>,
     /// No request leaves it.
     pub fence: Prefix,
     /// `meta.by` of what is written.

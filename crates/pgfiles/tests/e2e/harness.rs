@@ -266,14 +266,19 @@ impl Sql {
 
     /// Rows of a query without parameters, each column as text.
     pub fn rows(&self, query: &str) -> Vec<Vec<Option<String>>> {
-        let messages = self.runtime.block_on(self.client.simple_query(query)).unwrap_or_else(|why| panic!("{query}: {why:?}"));
+        self.try_rows(query).unwrap_or_else(|why| panic!("{query}: {why:?}"))
+    }
+
+    /// The same, or what the server says.
+    pub fn try_rows(&self, query: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+        let messages = self.runtime.block_on(self.client.simple_query(query))?;
         let row = |message: &tokio_postgres::SimpleQueryMessage| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
             }
             _ => None,
         };
-        messages.iter().filter_map(row).collect()
+        Ok(messages.iter().filter_map(row).collect())
     }
 
     /// The one value of a query.

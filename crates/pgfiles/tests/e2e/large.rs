@@ -10,8 +10,8 @@ use pgfiles_testkit::postgres::Postgres;
 use crate::harness::{Sandbox, memory, pattern};
 
 const MIB: usize = 1 << 20;
-/// What the daemon may use.
-const MEMORY_MAX: u64 = 256 << 20;
+/// What the daemon may use: less than the 256 MiB that are promised, so that a small run shows what a large one would.
+const MEMORY_MAX: u64 = 224 << 20;
 
 fn write_pattern(path: &Path, mebibytes: usize) {
     let mut file = File::create(path).unwrap();
@@ -58,6 +58,7 @@ fn a_file_larger_than_the_daemons_memory() {
     assert!(peak < MEMORY_MAX, "the reading daemon used {} MiB", peak >> 20);
     write_pattern(&mount.join("big2"), mebibytes);
     let peak = memory(reader).0;
+    println!("{mebibytes} MiB written by the same daemon: peak {} MiB", peak >> 20);
     assert!(peak < MEMORY_MAX, "the writing daemon used {} MiB", peak >> 20);
 }
 
@@ -87,7 +88,13 @@ fn a_small_change_of_a_large_file_moves_kilobytes() {
     assert_eq!(tail[1..], [7; 100]);
     let versions = sql.one("SELECT count(*) FROM pgfiles WHERE key = 'a/big'");
     assert_eq!(versions, "3");
-    assert_eq!(sql.one("SELECT octet_length(pgfiles_read('a/big', 1))"), (mebibytes * MIB).to_string());
+    if mebibytes < 1024 {
+        assert_eq!(sql.one("SELECT octet_length(pgfiles_read('a/big', 1))"), (mebibytes * MIB).to_string());
+    } else {
+        let why = sql.try_rows("SELECT pgfiles_read('a/big', 1)").unwrap_err();
+        let message = why.as_db_error().map_or("", |error| error.message());
+        assert!(message.contains("too large for one value of SQL"), "{why:?}");
+    }
 }
 
 /// Sparse ranges cost nothing.

@@ -48,6 +48,41 @@ fn keys_that_no_path_can_have_are_listed_and_hide_nothing() {
     user.run(["version", "good"]).ok();
 }
 
+/// A role that has no rights but those of a grant sees what it may see, and is told of nothing that is not its business.
+#[test]
+fn a_role_with_a_grant_only_is_sound() {
+    let mut user = User::with_table();
+    let role = format!("doctored_{}", std::process::id());
+    user.sql(&format!("CREATE ROLE {role} LOGIN"));
+    user.run(["grant", &role, "agents/7"]).ok();
+    for key in ["agents/7/a//b", "agents/7/good", "agents/8/c//d"] {
+        user.sql(&format!("INSERT INTO pgfiles(key, data) VALUES ('{key}', 'x')"));
+    }
+    let owner = user.database.as_ref().unwrap().dsn();
+    user.set("PGFILES_DSN", &owner.replace("user=postgres", &format!("user={role}")));
+    user.set("PGFILES_PREFIX", "agents/7/");
+    let all = findings(&user);
+    for check in ["server", "schema", "rights", "rows", "cache"] {
+        assert!(about(&all, check).iter().any(|f| f["verdict"] == "ok"), "{check}: {all:#?}");
+    }
+    assert!(all.iter().all(|f| f["verdict"] != "fail" || f["check"] == "fuse"), "{all:#?}");
+    let rights = about(&all, "rights")[0]["message"].as_str().unwrap().to_owned();
+    assert!(rights.contains(&role) && rights.contains("confined by row security"), "{rights}");
+    let keys = about(&all, "keys")[0]["message"].as_str().unwrap().to_owned();
+    assert!(keys.contains("a//b") && !keys.contains("c//d"), "{keys}");
+    // Without the prefix it sees no more than that.
+    user.set("PGFILES_PREFIX", "");
+    let all = findings(&user);
+    assert!(!format!("{all:?}").contains("c//d"), "{all:#?}");
+    // A role without any grant lacks the rights, and is told how to get them.
+    user.sql(&format!("DROP OWNED BY {role}"));
+    let all = findings(&user);
+    let rights = about(&all, "rights");
+    assert!(rights.is_empty() || rights[0]["verdict"] == "fail", "{all:#?}");
+    assert_eq!(user.run(["doctor"]).code, 1);
+    user.sql(&format!("DROP ROLE {role}"));
+}
+
 #[test]
 fn grants_confine_a_role() {
     let user = User::with_table();

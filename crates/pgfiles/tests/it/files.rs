@@ -83,6 +83,42 @@ fn a_batch_does_all_its_operations_in_order() {
 }
 
 #[test]
+fn a_batch_whose_lines_have_ids_can_be_sent_again() {
+    let user = User::with_table();
+    let id = |n: u8| format!("00000000-0000-7000-8000-0000000000{n:02}");
+    let attrs = json!({"mode": "0640", "uid": 7, "mtime": "2001-09-09T01:46:40Z", "xattrs": {"user.a": "AQI="}});
+    let lines = [
+        json!({"op": "put", "path": "a", "data": "one", "id": id(1), "attrs": attrs}),
+        json!({"op": "put", "path": "d/b", "data": "two", "id": id(2)}),
+        json!({"op": "move", "path": "d/b", "to": "c", "id": id(3)}),
+        json!({"op": "delete", "path": "a", "id": id(4)}),
+        json!({"op": "put", "path": "a", "data": "three", "id": id(5), "attrs": {"mode": "0600"}}),
+        json!({"op": "mkdir", "path": "e", "id": id(6), "attrs": {"mode": "0700"}}),
+        json!({"op": "attr", "path": "d/", "attrs": {"mode": "0711"}}),
+    ];
+    let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    let send = || -> Vec<serde_json::Value> {
+        let said = user.feed(["batch", "--json"], text.join("\n").as_bytes()).ok();
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let first = send();
+    assert_eq!((&first[0]["id"], &first[4]["version"]), (&json!(id(1)), &json!(3)));
+    let rows = || user.sql("SELECT id || key || (meta - 'rev' - 'ctime')::text FROM pgfiles ORDER BY 1");
+    let before = rows();
+    let again = send();
+    assert_eq!(rows(), before);
+    assert_eq!(again[0], json!({"line": 1, "op": "put", "path": "a", "id": id(1), "before": true}));
+    let modes = "SELECT key || ' ' || (meta->>'mode') FROM pgfiles WHERE key IN ('a', 'd/', 'e/') AND meta ? 'mode' ORDER BY 1";
+    assert_eq!(user.sql(modes), ["a 0600", "a 0640", "d/ 0711", "e/ 0700"]);
+    let set = "SELECT concat_ws(' ', meta->>'uid', meta->>'mtime', meta->>'xattrs') FROM pgfiles WHERE meta->>'mode' = '0640'";
+    assert_eq!(user.sql(set), [r#"7 2001-09-09T01:46:40Z {"user.a": "AQI="}"#]);
+    for (attrs, why) in [(json!({"size": 1}), "size"), (json!({"mode": "9"}), "mode")] {
+        let line = json!({"op": "attr", "path": "a", "attrs": attrs});
+        user.feed(["batch"], line.to_string().as_bytes()).fails(2, &["line 1", why]);
+    }
+}
+
+#[test]
 fn a_batch_that_fails_changes_nothing_and_names_the_line() {
     failing_batches(&User::with_table());
 }

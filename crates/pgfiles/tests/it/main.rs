@@ -1,5 +1,6 @@
 //! Integration tests of the program, in one binary.
 
+mod cache;
 mod config;
 mod doctor;
 mod files;

@@ -215,6 +215,92 @@ fn unmounted_by_others_what_cannot_be_committed_is_kept() {
     commit_recovered(&user, "log", "precious");
 }
 
+/// Attributes that were set while nothing could be committed: of a file that is not published, of a new one without content,
+/// and of one whose change was queued.
+#[test]
+fn unmount_force_keeps_attributes() {
+    for durability in ["close", "writeback"] {
+        let vars = [("PGFILES_DURABILITY", durability), ("PGFILES_PUBLISH_INTERVAL", "10m")];
+        let Some((server, user, dir)) = with_mount(&vars) else { return };
+        fs::write(dir.join("old"), "0").unwrap();
+        user.run(["flush"]).ok();
+        let holder = Holder::start(&user, &dir.join("log"), "precious");
+        server.kill_all();
+        set_attributes(&dir.join("log"));
+        if durability == "writeback" {
+            set_attributes(&dir.join("old"));
+        }
+        user.run([Path::new("unmount"), &dir, Path::new("--force")]).ok();
+        drop(holder);
+        server.start_again();
+        commit_recovered(&user, "log", "precious");
+        let expected = ["0640 2001-09-09T01:46:40Z"];
+        let shown = |key: &str| {
+            user.sql(&format!("SELECT meta->>'mode' || ' ' || (meta->>'mtime') FROM pgfiles_live WHERE key = '{key}'"))
+        };
+        assert_eq!(shown("log"), expected, "{durability}");
+        if durability == "writeback" {
+            assert_eq!(shown("old"), expected);
+        }
+    }
+}
+
+fn set_attributes(file: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o640)).unwrap();
+    let at = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: at, last_modification: at };
+    rustix::fs::utimensat(rustix::fs::CWD, file, &times, rustix::fs::AtFlags::empty()).unwrap();
+}
+
+/// What was committed and that a crashed server forgot is kept, too; what it did not forget is not committed twice.
+#[test]
+fn unmount_force_keeps_what_the_server_may_have_forgotten() {
+    if !can_mount() {
+        return;
+    }
+    // Its disk is far behind, so that a kill makes it forget.
+    let conf = vec![("wal_writer_delay".to_owned(), "10s".to_owned())];
+    let server = Postgres::start(Options { conf, ..Options::default() });
+    let mut user = User::alone();
+    let database = block_on(server.database());
+    user.set("PGFILES_DSN", &database.dsn());
+    user.database = Some(database);
+    user.run(["init"]).ok();
+    for forgets in [true, false] {
+        let dir = user.dir(if forgets { "forgets" } else { "remembers" });
+        let name = |name: &str| format!("{name}-{forgets}");
+        user.run([Path::new("mount"), &dir]).ok();
+        fs::write(dir.join(name("stays")), "0").unwrap();
+        user.run(["flush"]).ok();
+        fs::write(dir.join(name("a")), "1").unwrap();
+        fs::rename(dir.join(name("a")), dir.join(name("b"))).unwrap();
+        fs::create_dir(dir.join(name("sub"))).unwrap();
+        fs::write(dir.join(name("sub")).join("c"), vec![b'c'; 600_000]).unwrap();
+        fs::remove_file(dir.join(name("stays"))).unwrap();
+        assert!(user.status()[0]["queue"]["retained_ops"].as_u64() > Some(4), "{}", user.status());
+        if forgets {
+            server.kill_all()
+        } else {
+            server.stop_fast()
+        }
+        user.run([Path::new("unmount"), &dir, Path::new("--force")]).ok();
+        server.start_again();
+        let keys = || user.sql(&format!("SELECT key FROM pgfiles_live WHERE key LIKE '%{forgets}%' ORDER BY 1"));
+        let expected = [name("b"), format!("{}/c", name("sub"))];
+        assert_eq!(keys() == expected, !forgets, "what was written last is forgotten");
+        let kept = recoveries(&user);
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        for _ in 0..2 {
+            user.run([Path::new("batch"), &kept[0].join("operations.jsonl")]).ok();
+            assert_eq!(keys(), expected);
+            let versions = format!("SELECT count(*) FROM pgfiles WHERE key = '{}/c'", name("sub"));
+            assert_eq!(user.sql(&versions), ["1"]);
+        }
+        fs::remove_dir_all(&kept[0]).unwrap();
+    }
+}
+
 /// What was answered before it was committed is kept as well, in its order.
 #[test]
 fn unmount_force_keeps_what_is_queued() {

@@ -230,6 +230,11 @@ impl Journal {
         batch
     }
 
+    /// All that is retained, in order.
+    pub fn batches(&self) -> Vec<Arc<Batch>> {
+        self.entries.iter().map(|entry| entry.batch.clone()).collect()
+    }
+
     /// Gives everything up; says how many operations that were.
     pub fn clear(&mut self) -> usize {
         let ops = self.ops;

@@ -182,6 +182,12 @@ impl Log {
         self.queue.pending()
     }
 
+    /// What was committed and may be forgotten by a server that crashed since, in order, for whoever saves it elsewhere. A
+    /// version in progress stands there as its last publication.
+    pub fn retained(&self) -> Vec<Arc<Batch>> {
+        lock(&self.journal).batches()
+    }
+
     /// Gives up what is pending and not committed, and accepts changes again; says how many operations that were. All
     /// metadata is asked for anew.
     pub fn discard(&self) -> u64 {

@@ -47,6 +47,11 @@ BEGIN
     RAISE EXCEPTION 'unknown layout %', m->'layout' USING ERRCODE = 'feature_not_supported';
   END IF;
   chunk := (m #>> '{layout,chunk}')::int;
+  -- What string_agg makes of whole chunks must fit into one value (MaxAllocSize).
+  IF ceil(size::numeric / chunk) * chunk > 1073741820 THEN
+    RAISE EXCEPTION 'a file of % bytes is too large for one value of SQL, which is below 1 GiB', size USING ERRCODE = 'program_limit_exceeded',
+      HINT = 'Read it through a mount.';
+  END IF;
   IF m #>> '{layout,levels}' = '2' THEN
     -- A leaf of zeros is a hole of 256 chunks.
     SELECT string_agg(coalesce(l.data, decode(repeat('00', 4096), 'hex')), ''::bytea ORDER BY s.ord),
@@ -65,7 +70,8 @@ BEGIN
   RETURN substring(coalesce(r.bytes, '') FROM 1 FOR size::int);
 END $$;
 
--- The bytes of a file, or of one of its versions; NULL where there is none (or a deletion). At most 1 GiB.
+-- The bytes of a file, or of one of its versions; NULL where there is none (or a deletion). A file of 1 GiB or
+-- more is refused (54000): no value of SQL holds it.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_read(key text, version bigint DEFAULT NULL) RETURNS bytea LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE r record;
@@ -83,20 +89,82 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_was(meta jsonb, moment timestamptz, 
          ELSE coalesce(@schema@.pgfiles_time(meta->>'created_at') <= moment, false) END
 $$;
 
--- What stood below a prefix at a moment, markers included.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_tree_at(under text, moment timestamptz, seen pg_snapshot) RETURNS TABLE(key text, id uuid, meta jsonb)
+-- What was in a directory at a moment, at most lim names, in the order of keys. Walks over the versions of flat names that are
+-- newer than the moment, and jumps over subdirectories and older versions; `own` is the meta of a file or marker of that moment,
+-- else NULL, and mtime that of a key below.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_dir_at(dir text, moment timestamptz, seen pg_snapshot, lim int)
+RETURNS TABLE(name text, is_dir bool, own jsonb, mtime text)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 #variable_conflict use_column
-DECLARE r record; last text; done bool;
+DECLARE
+  r record; lo text := dir || E'\001'; hi text := @schema@.pgfiles_hi(dir); n int := length(dir); s int; last text; stale int;
+  found_one bool; jumped bool; shown record;
 BEGIN
-  FOR r IN SELECT t.key k, t.id i, t.meta m FROM @schema@.pgfiles t WHERE t.key ~>=~ under AND t.key ~<~ @schema@.pgfiles_hi(under)
-             AND left(t.key, 1) <> '/'
-           ORDER BY t.key USING ~<~, (t.meta->>'version')::bigint DESC NULLS LAST LOOP
-    IF r.k IS DISTINCT FROM last THEN last := r.k; done := false; END IF;
-    CONTINUE WHEN done OR NOT @schema@.pgfiles_was(r.m, moment, seen);
-    done := true;
-    IF NOT r.m @> '{"deleted":true}' THEN key := r.k; id := r.i; meta := r.m; RETURN NEXT; END IF;
+  LOOP
+    jumped := false;
+    FOR r IN SELECT t.key k, t.meta m FROM @schema@.pgfiles t WHERE t.key ~>=~ lo AND t.key ~<~ hi
+             ORDER BY t.key USING ~<~, (t.meta->>'version')::bigint DESC NULLS LAST LOOP
+      IF r.k IS DISTINCT FROM last THEN last := r.k; found_one := false; stale := 0; END IF;
+      s := strpos(substr(r.k, n + 1), '/');
+      IF s > 0 THEN
+        lo := left(r.k, n + s - 1) || '0'; jumped := true;
+        EXIT WHEN s = 1; -- reserved '/…', or 'a//b'
+        SELECT a.* INTO shown FROM @schema@.pgfiles_shown_at(left(r.k, n + s), moment, seen) a;
+        EXIT WHEN NOT shown.alive;
+        name := substr(r.k, n + 1, s - 1); is_dir := true; own := shown.own; mtime := shown.mtime;
+      ELSIF found_one THEN
+        stale := stale + 1;
+        IF stale > 6 THEN lo := last || E'\001'; jumped := true; EXIT; END IF;
+        CONTINUE;
+      ELSE
+        CONTINUE WHEN NOT @schema@.pgfiles_was(r.m, moment, seen);
+        found_one := true;
+        CONTINUE WHEN r.m @> '{"deleted":true}';
+        name := substr(r.k, n + 1); is_dir := false; own := r.m; mtime := r.m->>'mtime';
+      END IF;
+      RETURN NEXT;
+      lim := lim - 1;
+      IF lim <= 0 THEN RETURN; END IF;
+      EXIT WHEN jumped;
+    END LOOP;
+    EXIT WHEN NOT jumped;
   END LOOP;
+END $$;
+
+-- Whether a directory was alive at a moment, by the same rules as now (read.sql): its marker was live; or it had none and
+-- something in it was; or its marker was a tombstone and a key below was live that says revive.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_shown_at(dir text, moment timestamptz, seen pg_snapshot, OUT alive bool, OUT own jsonb, OUT mtime text)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE r record; below text; last text;
+BEGIN
+  own := @schema@.pgfiles_meta_at(dir, moment, seen);
+  IF own IS NULL THEN
+    SELECT d.mtime INTO mtime FROM @schema@.pgfiles_dir_at(dir, moment, seen, 1) d;
+    alive := FOUND;
+  ELSIF NOT own @> '{"deleted":true}' THEN
+    alive := true; mtime := own->>'mtime';
+  ELSE
+    alive := false; own := NULL;
+    FOR below IN SELECT t.key FROM @schema@.pgfiles t WHERE t.meta ? 'revive' AND t.key ~>=~ dir AND t.key ~<~ @schema@.pgfiles_hi(dir)
+                 ORDER BY t.key USING ~<~ LOOP
+      CONTINUE WHEN below = last;
+      last := below;
+      SELECT @schema@.pgfiles_meta_at(below, moment, seen) AS meta INTO r;
+      CONTINUE WHEN r.meta IS NULL OR r.meta @> '{"deleted":true}';
+      alive := true; mtime := r.meta->>'mtime';
+      RETURN;
+    END LOOP;
+  END IF;
+END $$;
+
+-- The meta of a key's version of that moment, a tombstone's too; NULL where it had none.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_meta_at(k text, moment timestamptz, seen pg_snapshot) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE m jsonb;
+BEGIN
+  FOR m IN SELECT p.meta FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LOOP
+    IF @schema@.pgfiles_was(m, moment, seen) THEN RETURN m; END IF;
+  END LOOP;
+  RETURN NULL;
 END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_read_at(k text, moment timestamptz, seen pg_snapshot) RETURNS bytea LANGUAGE plpgsql STABLE
@@ -132,21 +200,15 @@ LANGUAGE sql STABLE AS $$
   FROM @schema@.pgfiles_dir(@schema@.pgfiles_as_dir(prefix), after, lim, 0) d
 $$;
 
--- What was in a directory at a moment. Walks all versions below it.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_list_at(prefix text, moment timestamptz, seen pg_snapshot)
 RETURNS TABLE(name text, is_dir bool, key text, version bigint, size bigint, etag text, content_type text, mtime timestamptz, meta jsonb)
 LANGUAGE sql STABLE AS $$
-  WITH tree AS (
-    SELECT t.key, t.meta, substr(t.key, length(d.dir) + 1) AS rest, d.dir
-    FROM (SELECT @schema@.pgfiles_as_dir(prefix) AS dir) d, @schema@.pgfiles_tree_at(d.dir, moment, seen) t),
-  named AS (SELECT split_part(rest, '/', 1) AS name, strpos(rest, '/') > 0 AS is_dir, * FROM tree WHERE rest <> '' AND left(rest, 1) <> '/')
-  SELECT DISTINCT ON (n.name COLLATE "C", n.is_dir) n.name, n.is_dir, n.dir || n.name || CASE WHEN n.is_dir THEN '/' ELSE '' END,
-    CASE WHEN m.own THEN (n.meta->>'version')::bigint END, CASE WHEN NOT n.is_dir THEN @schema@.pgfiles_size(n.meta) END,
-    CASE WHEN m.own THEN n.meta->>'etag' END, CASE WHEN m.own THEN n.meta->>'content_type' END,
-    @schema@.pgfiles_time(n.meta->>'mtime'), CASE WHEN m.own THEN n.meta END
-  FROM named n, LATERAL (SELECT NOT n.is_dir OR n.rest = n.name || '/' AS own) m
-  ORDER BY n.name COLLATE "C", n.is_dir, n.key COLLATE "C"
+  SELECT d.name, d.is_dir, @schema@.pgfiles_as_dir(prefix) || d.name || CASE WHEN d.is_dir THEN '/' ELSE '' END,
+    (d.own->>'version')::bigint, CASE WHEN NOT d.is_dir THEN @schema@.pgfiles_size(d.own) END, d.own->>'etag', d.own->>'content_type',
+    @schema@.pgfiles_time(d.mtime), d.own
+  FROM @schema@.pgfiles_dir_at(@schema@.pgfiles_as_dir(prefix), moment, seen, 2147483647) d
 $$;
+-- What was in a directory at a moment: a time by the server's clock, or a snapshot, which is exact and repeatable.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_list_as_of(prefix text, moment timestamptz)
 RETURNS TABLE(name text, is_dir bool, key text, version bigint, size bigint, etag text, content_type text, mtime timestamptz, meta jsonb)
 LANGUAGE sql STABLE AS $$ SELECT * FROM @schema@.pgfiles_list_at(prefix, moment, NULL) $$;

@@ -129,6 +129,8 @@ BEGIN
   RETURN n;
 END $$;
 
+-- A mount that has just begun has not beaten yet: rows that are younger than a heartbeat's life, by the server's clock, are safe
+-- whoever wrote them. (Rows without `created_at`, of older binaries, have the heartbeat alone.)
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_sweep(prefix text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE r record; n bigint; total bigint := 0; lo text := '/' || prefix; hi text := @schema@.pgfiles_hi('/' || prefix);
 BEGIN
@@ -139,6 +141,7 @@ BEGIN
            HAVING NOT coalesce(@schema@.pgfiles_mount_alive(b.meta->>'mount'), false) LOOP
     PERFORM pg_advisory_xact_lock(hashtextextended(r.lin, 7103));
     DELETE FROM @schema@.pgfiles b WHERE b.id = ANY (r.ids) AND left(b.key, 1) = '/'
+      AND NOT coalesce(@schema@.pgfiles_time(b.meta->>'created_at') > clock_timestamp() - interval '600 seconds', false)
       AND NOT b.id IN (SELECT @schema@.pgfiles_used(r.lin));
     GET DIAGNOSTICS n = ROW_COUNT;
     total := total + n;

@@ -143,14 +143,15 @@ BEGIN
     WHERE top.levels = '2';
 END $$;
 
--- A body row. Its key lies under '/'.
+-- A body row. Its key lies under '/'. When it was written says how long it is safe without a heartbeat (pgfiles_sweep).
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_put_body(op jsonb, body bytea, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
   IF left(op->>'key', 1) IS DISTINCT FROM '/' THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, format('%s is not the key of a body row', op->'key'));
   END IF;
   INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'id')::uuid, op->>'key',
-    jsonb_build_object('version', 1, 'lin', op->'lin', 'mount', op->'mount', 'sum', op->'sum'), body) ON CONFLICT DO NOTHING;
+    jsonb_build_object('version', 1, 'lin', op->'lin', 'mount', op->'mount', 'sum', op->'sum', 'created_at', @schema@.pgfiles_now()), body)
+    ON CONFLICT DO NOTHING;
   RETURN jsonb_build_object('id', op->'id');
 END $$;
 

@@ -40,6 +40,9 @@ BEGIN
     END IF;
     made := @schema@.pgfiles_bury(new_id, k, h.meta, NULL, srv);
     EXIT WHEN made IS NOT NULL;
+    -- Sent again, with something newer there already.
+    SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = k;
+    IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made); END IF;
   END LOOP;
   IF h.meta ? 'hard_link' THEN also := @schema@.pgfiles_relink(h.meta->>'hard_link', srv->>'created_at'); END IF;
   PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(k), srv, n);

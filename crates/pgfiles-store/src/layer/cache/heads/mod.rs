@@ -25,13 +25,14 @@ use crate::version::{Head, VersionId};
 use super::stats::MetadataStats;
 pub(crate) use applied::touched;
 
-/// The most names and directories that are known at a time; beyond it the directories that were not used for longest
+/// The most names and directories that a mount knows at a time; beyond it the directories that were not used for longest
 /// are forgotten.
 pub const ENTRIES_MAX: usize = 200_000;
 
 /// What is known about paths.
 pub struct Heads {
     ttl: Duration,
+    entries_max: usize,
     known: Mutex<Known>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -105,9 +106,11 @@ fn bare(mut entry: Entry) -> Entry {
 }
 
 impl Heads {
-    /// Nothing known; what comes is trusted for `ttl`.
-    pub fn new(ttl: Duration) -> Self {
-        Self { ttl, known: Mutex::default(), hits: AtomicU64::new(0), misses: AtomicU64::new(0), evictions: AtomicU64::new(0) }
+    /// Nothing known; what comes is trusted for `ttl`, and of more than `entries_max` names and directories the oldest are
+    /// forgotten ([`ENTRIES_MAX`]).
+    pub fn new(ttl: Duration, entries_max: usize) -> Self {
+        let (hits, misses, evictions) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { ttl, entries_max, known: Mutex::default(), hits, misses, evictions }
     }
 
     /// How long an answer is trusted.
@@ -273,8 +276,8 @@ impl Heads {
     }
 
     fn bound(&self, known: &mut Known) {
-        if known.size > ENTRIES_MAX {
-            self.evictions.fetch_add(known.evict(ENTRIES_MAX / 10 * 9), Relaxed);
+        if known.size > self.entries_max {
+            self.evictions.fetch_add(known.evict(self.entries_max / 10 * 9), Relaxed);
         }
     }
 }

@@ -148,7 +148,7 @@ impl Disk {
         }
     }
 
-    /// Removes all blocks. Blocks the thread.
+    /// Removes all blocks, and tries to write again at once where it had rested. Blocks the thread.
     pub fn clear(&self) {
         let Some(shelf) = &self.shared.shelf else { return };
         match shelf.clear() {
@@ -156,6 +156,7 @@ impl Disk {
                 self.shared.bytes.store(0, Relaxed);
                 self.shared.blocks.store(0, Relaxed);
                 self.shared.added.store(0, Relaxed);
+                self.shared.recovered();
             }
             Err(error) => self.shared.fail("be cleared", &error),
         }
