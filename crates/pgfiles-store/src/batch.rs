@@ -280,7 +280,8 @@ pub struct RestoreDir {
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// The head at the operation's target after the batch (at `to` for moves and copies; a tombstone for deletes);
-    /// `None` for body rows and for operations on whole directories. Without `data`.
+    /// the marker at `to` of a renamed
+    /// directory. `None` for body rows and other operations on whole directories. Without `data`.
     pub head: Option<Head>,
     /// How many files an operation on a directory touched.
     pub files: u64,

@@ -5,6 +5,7 @@
 //! The pieces from the outside in: [`store`] (the traits), [`batch`] (the one write path), `layer` (decorators: cache,
 //! log of commits, retry, metrics, read-only), then the two implementations `pg` and `mem`.
 
+pub mod alias;
 pub mod batch;
 pub mod body;
 pub mod clock;

@@ -166,6 +166,9 @@ pub trait Freshness: Send + Sync + 'static {
     /// What remains of the time to live of the path (a key without trailing `/`), absence included; zero: ask again.
     fn trusted_for(&self, path: &Key) -> std::time::Duration;
 
+    /// How many directories a directory holds, where it is known in full and that is trusted; `None`: not known.
+    fn subdirs(&self, dir: &Prefix) -> Option<u32>;
+
     /// What is known of the path is not to be trusted any more: the next who asks gets the server's answer.
     fn distrust(&self, path: &Key);
 }
@@ -174,6 +177,10 @@ pub trait Freshness: Send + Sync + 'static {
 impl Freshness for std::time::Duration {
     fn trusted_for(&self, _path: &Key) -> std::time::Duration {
         *self
+    }
+
+    fn subdirs(&self, _dir: &Prefix) -> Option<u32> {
+        None
     }
 
     fn distrust(&self, _path: &Key) {}

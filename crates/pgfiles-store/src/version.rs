@@ -151,6 +151,8 @@ pub struct Meta {
     pub atime: Option<Timestamp>,
     /// Never 0.
     pub ino: Option<u64>,
+    /// Of a directory: where the keys of its names begin instead of at its own ([`crate::alias`]).
+    pub alias: Option<String>,
     /// The group of names that share this inode; absent where it has one name.
     pub hard_link: Option<String>,
     /// How many names it has; absent: one.
@@ -221,6 +223,7 @@ impl Meta {
             "ctime" => put(&mut self.ctime, time()),
             "atime" => put(&mut self.atime, time()),
             "ino" => put(&mut self.ino, value.as_str().and_then(|n| n.parse().ok()).filter(|&n| n != 0)),
+            "alias" => put(&mut self.alias, text()),
             "hard_link" => put(&mut self.hard_link, text()),
             "nlink" => put(&mut self.nlink, id().filter(|&n| n != 0)),
             "twin" => put(&mut self.twin, value.as_str().and_then(|id| id.parse().ok()).map(VersionId)),
@@ -277,6 +280,7 @@ impl Meta {
         set("ctime", time(self.ctime));
         set("atime", time(self.atime));
         set("ino", self.ino.map(|ino| ino.to_string().into()));
+        set("alias", self.alias.clone().map(Value::from));
         set("hard_link", self.hard_link.clone().map(Value::from));
         set("nlink", self.nlink.map(Value::from));
         set("twin", self.twin.map(|twin| twin.0.to_string().into()));

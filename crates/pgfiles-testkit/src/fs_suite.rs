@@ -6,6 +6,7 @@ mod checks;
 mod direct;
 mod links;
 mod on_disk;
+mod paths;
 mod ranges;
 mod system_calls;
 
@@ -100,7 +101,7 @@ pub trait Fs {
 /// # Panics
 /// Where one fails, naming it.
 pub fn run<F: Fs>(fs: &F) {
-    for (name, check) in checks::all::<F>().into_iter().chain(links::all()).chain(ranges::all()) {
+    for (name, check) in checks::all::<F>().into_iter().chain(links::all()).chain(ranges::all()).chain(paths::all()) {
         let dir = format!("check-{name}");
         fs.mkdir(&dir, 0o755).unwrap();
         eprintln!("fs_suite: {name}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pgfiles_store::alias;
 use pgfiles_store::key::{self, Key, Prefix};
 use pgfiles_store::store::Entry;
 use pgfiles_store::version::{AttrPatch, Head, Kind, Layout, Lineage, Meta, Timestamp, VersionId, VersionNo};
@@ -27,7 +28,8 @@ pub struct Attr {
     pub allocated: u64,
     /// Permission bits, 0 to 0o7777.
     pub mode: u32,
-    /// Names of the inode: 0 for a file whose last one is gone; 1 for directories, which says nothing about what is in them.
+    /// Names of the inode: 0 for a file whose last one is gone. Of a directory 2 and one for each directory in it, or 1 where
+    /// that is not known (it was not listed yet).
     pub nlink: u32,
     pub uid: u32,
     pub gid: u32,
@@ -107,6 +109,8 @@ pub(crate) struct Extra {
     pub target: Option<String>,
     pub xattrs: BTreeMap<String, Vec<u8>>,
     pub fault: Option<String>,
+    /// Where the keys of a directory's names begin, as the row has it.
+    pub alias: Option<String>,
     /// The group of names that share the inode, and how many they are; `None` and 0 where it has one.
     pub hard_link: Option<String>,
     pub nlink: u32,
@@ -167,6 +171,7 @@ impl Facts {
         let meta = &head.meta;
         let mtime = meta.mtime.or(meta.created_at).unwrap_or_default();
         let has_extra = meta.target.is_some()
+            || meta.alias.is_some()
             || !meta.xattrs.is_empty()
             || meta.fault.is_some()
             || meta.hard_link.is_some()
@@ -199,6 +204,7 @@ impl Facts {
                     target: meta.target.clone(),
                     xattrs: meta.xattrs.clone(),
                     fault: meta.fault.clone(),
+                    alias: meta.alias.clone(),
                     hard_link: meta.hard_link.clone(),
                     nlink: if meta.hard_link.is_some() { meta.nlink.unwrap_or(0) } else { 0 },
                     twin: meta.twin,
@@ -216,6 +222,11 @@ impl Facts {
     /// The group of names that share the inode.
     pub fn hard_link(&self) -> Option<&str> {
         self.extra.as_ref()?.hard_link.as_deref()
+    }
+
+    /// Where a directory below `root` with a long path keeps its names.
+    pub fn alias(&self, root: &Prefix) -> Option<Prefix> {
+        alias::parse(self.extra.as_ref()?.alias.as_deref()?, root)
     }
 
     /// How many names the inode has.
@@ -316,6 +327,7 @@ impl Facts {
             ctime: Some(self.ctime),
             rdev: (self.rdev != 0).then_some(self.rdev),
             target: self.extra.as_ref().and_then(|extra| extra.target.clone()),
+            alias: self.extra.as_ref().and_then(|extra| extra.alias.clone()),
             xattrs: self.extra.as_ref().map(|extra| extra.xattrs.clone()).unwrap_or_default(),
             ..Meta::default()
         };

@@ -149,10 +149,13 @@ impl Table {
         Ok(node.inode.get_or_insert_with(make).clone())
     }
 
-    /// Where a directory's names are: the mount's prefix and the path.
+    /// Where a directory's names are: the mount's prefix and the path, or its alias.
     pub fn prefix_of(&self, no: InodeNo) -> Result<Prefix> {
         if no == InodeNo::ROOT {
             return Ok(self.prefix.clone());
+        }
+        if let Some(alias) = self.node(no)?.facts.alias(&self.prefix) {
+            return Ok(alias);
         }
         Ok(Key::new(&format!("{}/", self.path(no)?))?.as_dir())
     }
@@ -166,6 +169,14 @@ impl Table {
         Ok(Key::new(&self.path(no)?)?)
     }
 
+    /// The key of a directory's marker; `None` for the root of a mount without a prefix.
+    pub fn marker_of(&self, no: InodeNo) -> Result<Option<Key>> {
+        if no == InodeNo::ROOT {
+            return Ok(self.prefix.marker());
+        }
+        Ok(self.key_of(no)?.as_dir().marker())
+    }
+
     /// The path of a name in a directory.
     pub fn key_in(&self, parent: InodeNo, name: &Name) -> Result<Key> {
         Ok(self.prefix_of(parent)?.file(name)?)
@@ -174,12 +185,17 @@ impl Table {
     fn path(&self, no: InodeNo) -> Result<String> {
         let mut names = Vec::new();
         let mut at = no;
+        let mut base = self.prefix.clone();
         while at != InodeNo::ROOT {
             let (parent, name) = self.node(at)?.place().ok_or(VfsError::NotFound)?;
             names.push(name.component());
             at = *parent;
+            if let Some(alias) = self.nodes.get(&at).and_then(|node| node.facts.alias(&self.prefix)) {
+                base = alias;
+                break;
+            }
         }
-        let mut path = self.prefix.as_str().to_owned();
+        let mut path = base.as_str().to_owned();
         for (index, name) in names.iter().rev().enumerate() {
             if index > 0 {
                 path.push('/');
@@ -187,6 +203,16 @@ impl Table {
             path.push_str(name);
         }
         Ok(path)
+    }
+
+    /// A directory was renamed: what is known to keep its names below it keeps them below its new place.
+    pub fn move_aliases(&mut self, from: &Prefix, to: &Prefix) {
+        for node in self.nodes.values_mut() {
+            let Some(alias) = node.facts.extra.as_mut().and_then(|extra| extra.alias.as_mut()) else { continue };
+            if let Some(rest) = alias.strip_prefix(from.as_str()) {
+                *alias = format!("{to}{rest}");
+            }
+        }
     }
 
     /// The node that a name of a directory stands for, as far as it is known.
@@ -439,6 +465,10 @@ impl Table {
             let all = self.prefix.as_str().starts_with(key.as_str()) && key.is_marker();
             return if all { self.below(InodeNo::ROOT) } else { Vec::new() };
         };
+        if path.contains("//") {
+            // Names of a directory with a long path: it is not worth finding which.
+            return self.changed_everywhere();
+        }
         let mut at = InodeNo::ROOT;
         let components: Vec<&str> = path.trim_end_matches('/').split('/').filter(|part| !part.is_empty()).collect();
         for (index, component) in components.iter().enumerate() {
@@ -503,7 +533,7 @@ impl Table {
         let mut out = Vec::new();
         for no in wanted {
             self.ahead.remove(&no);
-            let key = self.prefix_of(no).ok().and_then(|prefix| prefix.marker());
+            let key = self.marker_of(no).ok().flatten();
             let Some(node) = self.nodes.get_mut(&no) else { continue };
             match key {
                 Some(key) => out.push((no, key, node.facts.mtime, node.facts.ctime)),

@@ -175,6 +175,15 @@ impl Transaction<'_> {
         for row in below.iter().filter(|row| *row.key != *op.dir.as_str()) {
             self.bury(&row.key, self.clock.version_id(), None);
         }
+        // Directories with long paths keep their names elsewhere.
+        let aliases = below.iter().filter_map(|row| row.text("alias")).filter(|alias| !alias.starts_with(op.dir.as_str()));
+        let aliases: Vec<Prefix> = aliases.filter_map(|alias| Some(Key::new(alias).ok()?.as_dir())).collect();
+        for dir in aliases.into_iter().filter(|_| op.recursive) {
+            if !self.rows.is_dir(dir.as_str()) {
+                continue;
+            }
+            self.remove_dir(&RemoveDir { id: self.clock.version_id(), dir, recursive: true })?;
+        }
         self.bury(op.dir.as_str(), op.id, None);
         let also = self.rows.relink(&below.iter().collect::<Vec<_>>(), self.now);
         Ok(Outcome { files: files(&below), also, ..Outcome::default() })
@@ -201,7 +210,7 @@ impl Transaction<'_> {
             return Ok(Outcome { also, ..self.head_of(same.id) });
         }
         self.keep_parent(&op.from);
-        let moved = self.move_row(&source, op.to.as_str(), op.history, op.id, op.young.as_ref(), op.id);
+        let moved = self.move_row(&source, op.to.as_str(), op.history, op.id, op.young.as_ref(), op.id, None);
         if let (Some(ctime), Some(row)) = (op.ctime, self.rows.get(source.id).cloned()) {
             let mut row = Row::clone(&row);
             row.meta.insert("ctime".into(), ctime.to_string().into());
@@ -240,11 +249,12 @@ impl Transaction<'_> {
         for row in below.iter().filter(|row| *row.key != *op.from.as_str()) {
             let target = format!("{}{}", op.to, row.key.strip_prefix(op.from.as_str()).unwrap_or_default());
             let (history, tombstone) = (self.clock.version_id(), self.clock.version_id());
-            self.move_row(row, &target, history, tombstone, op.young.as_ref(), op.id);
+            self.move_row(row, &target, history, tombstone, op.young.as_ref(), op.id, Some((&op.from, &op.to)));
         }
         match self.rows.live(op.from.as_str()).cloned() {
             Some(marker) => {
-                self.move_row(&marker, op.to.as_str(), self.clock.version_id(), op.id, None, op.id);
+                let dirs = Some((&op.from, &op.to));
+                self.move_row(&marker, op.to.as_str(), self.clock.version_id(), op.id, None, op.id, dirs);
             }
             None => {
                 let number = self.rows.next_number(op.to.as_str());
@@ -253,7 +263,8 @@ impl Transaction<'_> {
                 self.bury(op.from.as_str(), op.id, Some(json!({"key": op.to.as_str(), "version": number})));
             }
         }
-        Ok(Outcome { files: files(&below), ..Outcome::default() })
+        let head = self.rows.live(op.to.as_str()).map(|row| row.head(None));
+        Ok(Outcome { head, files: files(&below), ..Outcome::default() })
     }
 
     fn copy(&mut self, op: &Copy) -> Result<Outcome> {
@@ -335,6 +346,7 @@ impl Transaction<'_> {
 
     /// Moves the row that holds the bytes to another key. Where the source is young nothing stays behind and the answer is
     /// true; else its old place keeps a version that refers to it, and a tombstone.
+    #[allow(clippy::too_many_arguments)]
     fn move_row(
         &mut self,
         source: &Arc<Row>,
@@ -343,12 +355,18 @@ impl Transaction<'_> {
         tombstone: VersionId,
         young: Option<&Young>,
         op: VersionId,
+        dirs: Option<(&Prefix, &Prefix)>,
     ) -> bool {
         let moves = young.is_some_and(|young| self.is_young(source, young));
         let number = self.rows.next_number(to);
         let mut target = Row { key: to.into(), ..Row::clone(source) };
         target.meta.remove("from");
         target.meta.remove("restored_from");
+        if let (Some((src, dst)), Some(alias)) = (dirs, source.text("alias"))
+            && let Some(rest) = alias.strip_prefix(src.as_str())
+        {
+            target.meta.insert("alias".into(), format!("{dst}{rest}").into());
+        }
         let from = (source.key.clone(), source.number());
         if !moves {
             let (content, data) = self.refer_to(source);
@@ -430,6 +448,10 @@ impl Transaction<'_> {
     /// A directory that loses a name stays: an implied one gets a marker.
     fn keep_parent(&mut self, key: &Key) {
         let parent: Prefix = key.parent();
+        // No path leads to these: the way of an exchange, and where names of directories with long paths are.
+        if parent.as_str().ends_with("//") || parent.as_str() == "./" {
+            return;
+        }
         if let Some(marker) = parent.marker().filter(|marker| self.rows.live(marker.as_str()).is_none()) {
             let number = self.rows.next_number(marker.as_str());
             self.insert(self.clock.version_id(), marker.as_str(), number, fields(json!({"kind": "dir"})), None);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pgfiles_store::alias;
 use pgfiles_store::batch::{Durability, Op, Precondition, Put};
 use pgfiles_store::key::{self, Key, Name};
 use pgfiles_store::layout;
@@ -172,7 +173,21 @@ impl Vfs {
             (table.key_in(parent, &name)?, self.new_facts(&table.dir(parent)?.facts, kind, mode, caller))
         };
         finish(&mut facts);
-        let outcome = self.commit(vec![Op::Put(self.first_row(&key, &facts)?)], Durability::Async).await;
+        let mut ops = Vec::new();
+        if kind == Kind::Dir
+            && let Some(alias) = alias::alias_of(&key.as_dir(), facts.ino)
+        {
+            // A marker there too: the place where its names are is a directory as well.
+            facts.extra.get_or_insert_default().alias = Some(alias.to_string());
+            ops.push(Op::Put(
+                self.first_row(
+                    &alias.marker().ok_or(VfsError::NotSupported)?.as_file(),
+                    &Facts { extra: None, ..facts.clone() },
+                )?,
+            ));
+        }
+        ops.push(Op::Put(self.first_row(&key, &facts)?));
+        let outcome = self.commit(ops, Durability::Async).await;
         let mut outcome = outcome.map_err(|error| if is_conflict(&error) { VfsError::Exists } else { error.into() })?;
         if let Some(head) = outcome.pop().and_then(|outcome| outcome.head) {
             facts = Facts { ino: facts.ino, kind, ..Facts::of_head(&head) };

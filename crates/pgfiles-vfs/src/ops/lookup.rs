@@ -65,11 +65,16 @@ impl Vfs {
 
     /// What the table knows of an inode.
     pub(crate) fn known(&self, no: InodeNo) -> Result<EntryReply> {
-        let (attr, key) = {
+        let (mut attr, key, dir) = {
             let table = self.table();
             let node = table.node(no)?;
-            (node.facts.attr(no, node.unlinked, &self.view), table.key_of(no).ok())
+            let is_dir = node.facts.kind == Kind::Dir && !node.unlinked;
+            let dir = if is_dir { table.prefix_of(no).ok() } else { None };
+            (node.facts.attr(no, node.unlinked, &self.view), table.key_of(no).ok(), dir)
         };
+        if let Some(subdirs) = dir.and_then(|dir| self.fresh.subdirs(&dir)) {
+            attr.nlink = subdirs.saturating_add(2);
+        }
         let ttl = key.map_or(Duration::ZERO, |key| self.fresh.trusted_for(&key));
         Ok(EntryReply { attr, ttl })
     }

@@ -72,7 +72,7 @@ impl Vfs {
         };
         let _moves = self.moves.read().await;
         let locks = super::rename::lock_names(&dir, &inner).await;
-        let prefix = {
+        let (prefix, marker) = {
             let table = self.table();
             if table.child(parent, &name) != Some(no) {
                 return Err(VfsError::NotFound);
@@ -80,10 +80,13 @@ impl Vfs {
             if !table.pending_in(no).is_empty() {
                 return Err(VfsError::NotEmpty);
             }
-            table.prefix_of(no)?
+            (table.prefix_of(no)?, table.key_of(no)?.as_dir())
         };
-        let remove = Op::RemoveDir(RemoveDir { id: self.clock.version_id(), dir: prefix, recursive: false });
-        self.commit(vec![remove], Durability::Async).await?;
+        // A directory with a long path keeps its names elsewhere: both have to be empty, and both go.
+        let elsewhere = (prefix != marker).then_some(prefix);
+        let removed = elsewhere.into_iter().chain([marker]);
+        let remove = removed.map(|dir| Op::RemoveDir(RemoveDir { id: self.clock.version_id(), dir, recursive: false }));
+        self.commit(remove.collect(), Durability::Async).await?;
         {
             let mut table = self.table();
             table.node_mut(no)?.facts.ctime = self.clock.now();

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use pgfiles_store::alias::DIR_BYTES_MAX;
 use pgfiles_store::batch::{Durability, Exchange, Op, Precondition, Rename, RenameDir, Young};
-use pgfiles_store::key::Name;
+use pgfiles_store::key::{Name, Prefix};
 use pgfiles_store::version::Kind;
 
 use crate::Vfs;
@@ -196,10 +197,16 @@ impl Vfs {
             if target.is_some_and(|target| !table.pending_in(target).is_empty()) {
                 return Err(VfsError::NotEmpty);
             }
-            (table.prefix_of(no)?, table.prefix_of(new_parent)?.dir(new_name)?)
+            let from = table.key_of(no)?.as_dir();
+            let to = table.prefix_of(new_parent)?.dir(new_name)?;
+            if to.as_str().len() > DIR_BYTES_MAX && table.prefix_of(no)? == from {
+                // What is in it would have keys that are too long.
+                return Err(VfsError::NameTooLong);
+            }
+            (from, to)
         };
         let id = self.clock.version_id();
-        let rename = RenameDir { id, from, to, young: self.young(), to_absent: noreplace };
+        let rename = RenameDir { id, from: from.clone(), to: to.clone(), young: self.young(), to_absent: noreplace };
         self.table().set_moving(true);
         let outcome = self.commit(vec![Op::RenameDir(rename)], Durability::Async).await;
         outcome.map_err(|error| if noreplace && is_conflict(&error) { VfsError::Exists } else { error.into() })?;
@@ -207,6 +214,7 @@ impl Vfs {
             let mut table = self.table();
             table.touch(no);
             table.place(no, (parent, name), new_parent, new_name)?;
+            table.move_aliases(&from, &to);
         }
         self.stamp_moved_dir(no);
         self.stamp_dir(parent);
@@ -264,12 +272,16 @@ impl Vfs {
             let table = self.table();
             (table.key_in(a.0, a.1)?, table.key_in(b.0, b.1)?)
         };
-        let op = Op::Exchange(Exchange { id: self.clock.version_id(), from, to, ctime: Some(now) });
+        let op = Op::Exchange(Exchange { id: self.clock.version_id(), from: from.clone(), to: to.clone(), ctime: Some(now) });
         self.table().set_moving(true);
         self.commit(vec![op], Durability::Async).await?;
         {
             let mut table = self.table();
             table.exchange((one, a.0, a.1), (other, b.0, b.1))?;
+            let via = Prefix::new("exchanged-by-this-mount")?;
+            table.move_aliases(&from.as_dir(), &via);
+            table.move_aliases(&to.as_dir(), &from.as_dir());
+            table.move_aliases(&via, &to.as_dir());
             for no in [one, other] {
                 table.node_mut(no)?.facts.ctime = now;
                 table.touch(no);

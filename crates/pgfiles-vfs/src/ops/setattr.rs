@@ -105,7 +105,7 @@ impl Vfs {
             }
             let facts = node.facts.clone();
             let key = match facts.kind {
-                Kind::Dir => table.prefix_of(no)?.marker(),
+                Kind::Dir => table.marker_of(no)?,
                 Kind::File | Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => Some(table.key_of(no)?),
             };
             (key, facts)

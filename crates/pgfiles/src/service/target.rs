@@ -1,6 +1,6 @@
 //! What a command is about: a whole key, and what is found there.
 
-use pgfiles_store::{Entry, Key, Prefix};
+use pgfiles_store::{Entry, Key, Prefix, alias};
 use serde::{Deserialize, Serialize};
 
 use super::Service;
@@ -38,7 +38,11 @@ impl Service {
         if target.key.is_empty() {
             return Ok(Found::Dir(Prefix::default()));
         }
-        let key = target.whole()?;
+        let key = if target.key.len() > alias::DIR_BYTES_MAX && !target.key.contains("//") {
+            alias::resolve(&*self.store, &target.key).await?
+        } else {
+            target.whole()?
+        };
         let file = key.as_file();
         match self.store.lookup(std::slice::from_ref(&file), 0).await?.into_iter().next().flatten() {
             Some(Entry::Dir(_)) => return Ok(Found::Dir(key.as_dir())),

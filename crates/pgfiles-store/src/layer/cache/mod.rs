@@ -244,6 +244,10 @@ impl Freshness for Cache {
         self.heads.trusted_for(path)
     }
 
+    fn subdirs(&self, dir: &Prefix) -> Option<u32> {
+        self.heads.subdirs(dir)
+    }
+
     fn distrust(&self, path: &Key) {
         self.heads.invalidate(path);
     }

@@ -227,7 +227,7 @@ DECLARE
 BEGIN
   PERFORM @schema@.pgfiles_check_key(key);
   IF jsonb_typeof(meta) IS DISTINCT FROM 'object' THEN meta := '{}'; END IF;
-  given := meta - '{version,created_at,xid,by,deleted,size,etag,from,to,restored_from,layout,lin,body,revive,op,hard_link,nlink,twin,allocated}'::text[];
+  given := meta - '{version,created_at,xid,by,deleted,size,etag,from,to,restored_from,layout,lin,body,revive,op,hard_link,nlink,twin,allocated,alias}'::text[];
   made := @schema@.pgfiles_put(gen_random_uuid(), key,
     CASE WHEN marker THEN '{"kind":"dir","size":0}' ELSE jsonb_build_object('kind', 'file', 'size', coalesce(octet_length(data), 0), 'etag',
       encode(sha256(coalesce(data, '')), 'hex')) END || jsonb_build_object('mtime', at, 'ctime', at) || given,

@@ -83,7 +83,7 @@ END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove_dir(new_id uuid, dir text, recursive bool, srv jsonb, n int) RETURNS jsonb
 LANGUAGE plpgsql AS $$
-DECLARE h record; gone bigint := 0; made jsonb; below text[]; groups text[]; also jsonb := '[]';
+DECLARE h record; gone bigint := 0; made jsonb; below text[]; groups text[]; aliases text[]; also jsonb := '[]';
 BEGIN
   SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = dir;
   IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'files', 0); END IF;
@@ -97,6 +97,7 @@ BEGIN
   END IF;
   IF recursive THEN
     below := ARRAY(SELECT DISTINCT d FROM @schema@.pgfiles_dirs_below(dir) d WHERE d <> dir);
+    aliases := ARRAY(SELECT t.meta->>'alias' FROM @schema@.pgfiles_tree(dir, NULL, 2147483647) t WHERE t.meta ? 'alias');
     groups := ARRAY(SELECT DISTINCT t.meta->>'hard_link' FROM @schema@.pgfiles_tree(dir, dir, 2147483647) t WHERE t.meta ? 'hard_link');
     -- Implied directories get a tombstone too: a listing above must not have to look below them.
     WITH heads AS MATERIALIZED (SELECT t.key, t.meta FROM @schema@.pgfiles_tree(dir, dir, 2147483647) t),
@@ -109,6 +110,11 @@ BEGIN
         'ino', a.meta->'ino')) || srv
       FROM (SELECT * FROM heads UNION ALL SELECT * FROM implied) a RETURNING key)
     SELECT count(*) INTO gone FROM buried WHERE right(key, 1) <> '/';
+    -- Directories with long paths keep their names elsewhere.
+    FOR h IN SELECT DISTINCT a AS alias FROM unnest(aliases) a WHERE NOT starts_with(a, dir) AND @schema@.pgfiles_dir_alive(a) LOOP
+      made := @schema@.pgfiles_remove_dir(gen_random_uuid(), h.alias, true, srv, n);
+      gone := gone + (made->>'files')::bigint;
+    END LOOP;
     also := (SELECT coalesce(jsonb_agg(k), '[]') FROM unnest(groups) g, jsonb_array_elements(@schema@.pgfiles_relink(g, srv->>'created_at')) k);
   ELSIF EXISTS (SELECT FROM @schema@.pgfiles_dir(dir, NULL, 1, 0)) THEN
     PERFORM @schema@.pgfiles_fail('PF003', n, to_json(dir) || ' is not empty');

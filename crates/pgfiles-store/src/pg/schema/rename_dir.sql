@@ -3,7 +3,7 @@
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename_dir(op jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   src text := op->>'from'; dst text := op->>'to'; new_id uuid := (op->>'id')::uuid; there record; files bigint; revives bool;
-  young jsonb := op->'young'; implied text[]; fenced bool;
+  young jsonb := op->'young'; implied text[]; fenced bool; marker record;
 BEGIN
   IF src = '' OR dst = '' OR left(src, 1) = '/' OR left(dst, 1) = '/' OR right(src, 1) <> '/' OR right(dst, 1) <> '/'
      OR starts_with(dst, src) THEN
@@ -39,8 +39,14 @@ BEGIN
   END IF;
   PERFORM @schema@.pgfiles_move_implied(new_id, src, dst, implied, revives, srv);
   PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n);
-  RETURN jsonb_build_object('id', new_id, 'files', files);
+  SELECT p.id, p.meta INTO marker FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
+  RETURN jsonb_build_object('id', marker.id, 'key', dst, 'meta', marker.meta, 'files', files);
 END $$;
+
+-- Where a directory with a long path keeps its names (meta.alias) after a directory above was moved.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_moved_alias(alias text, src text, dst text) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE WHEN starts_with(alias, src) THEN jsonb_build_object('alias', dst || substr(alias, length(src) + 1)) ELSE '{}' END
+$$;
 
 -- Moves every live row below src (and its marker) to dst. The source keeps a version that refers to each and a tombstone, but
 -- for young ones; the marker of src itself always does, since its tombstone's id recognises a resent request.
@@ -65,6 +71,7 @@ BEGIN
         || CASE WHEN o.lin IS NULL THEN '{}' ELSE jsonb_build_object('lin', o.lin) END
         || CASE WHEN o.moves THEN '{}' ELSE jsonb_build_object('from', jsonb_build_object('key', o.key, 'version', o.meta->'version')) END
         || CASE WHEN revives AND o.key = src THEN '{"revive":true}'::jsonb ELSE '{}' END
+        || CASE WHEN o.meta ? 'alias' THEN @schema@.pgfiles_moved_alias(o.meta->>'alias', src, dst) ELSE '{}' END
     FROM old o WHERE p.id = o.id RETURNING p.id),
   left_behind AS (
     INSERT INTO @schema@.pgfiles(id, key, meta, data)
@@ -93,7 +100,8 @@ BEGIN
     made := (r.meta - '{from,to,restored_from,revive}'::text[]) || jsonb_build_object('op', new_id, 'version',
       coalesce((SELECT (d.meta->>'version')::bigint FROM @schema@.pgfiles d WHERE d.key = to_key
         ORDER BY (d.meta->>'version')::bigint DESC NULLS LAST LIMIT 1), 0) + 1) || srv
-      || CASE WHEN revives AND r.key = src THEN '{"revive":true}'::jsonb ELSE '{}' END;
+      || CASE WHEN revives AND r.key = src THEN '{"revive":true}'::jsonb ELSE '{}' END
+      || CASE WHEN r.meta ? 'alias' THEN @schema@.pgfiles_moved_alias(r.meta->>'alias', src, dst) ELSE '{}' END;
     IF fenced THEN made := @schema@.pgfiles_unlinked(made); END IF;
     PERFORM @schema@.pgfiles_rename_by_copy(CASE WHEN r.key = src THEN new_id ELSE gen_random_uuid() END, r.key, to_key, r.id,
       r.meta, made, fenced, srv);

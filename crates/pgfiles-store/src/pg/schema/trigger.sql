@@ -56,7 +56,7 @@ BEGIN
   IF given::text LIKE '%null%' THEN
     given := (SELECT coalesce(jsonb_object_agg(f.key, f.value), '{}') FROM jsonb_each(given) f WHERE f.value <> 'null');
   END IF;
-  given := given - '{version,created_at,xid,lin,body,layout,revive,op,hard_link,nlink,twin,allocated}'::text[];
+  given := given - '{version,created_at,xid,lin,body,layout,revive,op,hard_link,nlink,twin,allocated,alias}'::text[];
   SELECT p.meta INTO head FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF jsonb_typeof(head) <> 'object' THEN head := NULL; END IF;
   dead := given @> '{"deleted":true}';

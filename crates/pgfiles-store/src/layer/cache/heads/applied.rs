@@ -113,8 +113,7 @@ impl Known {
                 let (Some(from), Some(to)) = (op.from.marker(), op.to.marker()) else { return };
                 self.forget_tree(from.as_str());
                 self.forget_tree(to.as_str());
-                self.forget(&to.as_file());
-                self.forget_absent_parents(&to);
+                self.made_dir(begun, &to, head, false);
                 self.removed_dir(begun, &from);
             }
             Op::RestoreDir(op) => {

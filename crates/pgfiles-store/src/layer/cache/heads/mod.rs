@@ -67,6 +67,8 @@ struct Known {
 #[derive(Default)]
 struct Listing {
     names: HashMap<Box<str>, Name>,
+    /// How many of them are directories.
+    subdirs: u32,
     /// Known in full as of then.
     complete: Option<Instant>,
     /// Answers about names that are not known here are not kept if they were asked for before this stamp.
@@ -204,6 +206,7 @@ impl Heads {
         let before = listing.names.len();
         listing.names.retain(|name, known| known.stamp > mark.stamp || listed.contains(name));
         known.size -= before - listing.names.len();
+        listing.subdirs = listing.names.values().map(Name::is_dir).map(u32::from).sum();
         listing.order = None;
         listing.complete = Some(mark.at);
     }
@@ -223,6 +226,15 @@ impl Heads {
         });
         if page.is_some() { &self.hits } else { &self.misses }.fetch_add(1, Relaxed);
         page
+    }
+
+    /// How many directories a directory holds; `None`: it is not known in full.
+    pub fn subdirs(&self, dir: &Prefix) -> Option<u32> {
+        let now = Instant::now();
+        let known = self.lock();
+        let listing = known.dirs.get(dir.as_str())?;
+        let trusted = listing.complete.is_some_and(|at| now.saturating_duration_since(at) < self.ttl);
+        trusted.then_some(listing.subdirs)
     }
 
     /// Whether a directory is known to hold nothing; `None`: ask.
@@ -279,6 +291,12 @@ impl Heads {
         if known.size > self.entries_max {
             self.evictions.fetch_add(known.evict(self.entries_max / 10 * 9), Relaxed);
         }
+    }
+}
+
+impl Name {
+    fn is_dir(&self) -> bool {
+        matches!(self.entry, Some(Entry::Dir(_)))
     }
 }
 
@@ -356,9 +374,11 @@ impl Known {
         }
         let listing = self.listing(dir);
         let live = known.entry.as_ref().map(std::mem::discriminant);
+        listing.subdirs += u32::from(known.is_dir());
         let mut grown = 0;
         match listing.names.get_mut(name) {
             Some(old) => {
+                listing.subdirs -= u32::from(old.is_dir());
                 if old.entry.as_ref().map(std::mem::discriminant) != live {
                     listing.order = None;
                 }
@@ -390,7 +410,8 @@ impl Known {
         let stamp = self.stamp;
         // Where there is no listing nothing is being asked either: see `mark`.
         if let Some(listing) = self.dirs.get_mut(dir) {
-            if listing.names.remove(name).is_some() {
+            if let Some(gone) = listing.names.remove(name) {
+                listing.subdirs -= u32::from(gone.is_dir());
                 self.size -= 1;
             }
             (listing.complete, listing.order, listing.void) = (None, None, stamp);
