@@ -21,7 +21,7 @@ use crate::version::{Head, VersionId, VersionNo};
 const BUCKETS: usize = 32;
 
 /// The methods of [`Server`], in the order in which they are reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Method {
     Lookup,

@@ -121,7 +121,10 @@ async fn crashes(mode: Mode, seed: u64) {
                 7 => faults.plan(None, random.random_range(0..5), Fault::Fail(Kind::Retry), 3),
                 _ => faults.plan(Some(Call::Commit), random.random_range(0..5), Fault::LoseReply, 1),
             }
-            tokio::time::sleep(Duration::from_micros(random.random_range(0..8000))).await;
+            let (calls, more) = (faults.all_calls(), random.random_range(0..40));
+            while faults.all_calls() < calls + more && !ends.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
         }
     });
     let mut known = Vec::new();
