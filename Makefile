@@ -34,8 +34,12 @@ test-versions:   ## the store on every Postgres installed in /usr/lib/postgresql
 		PGFILES_TEST_PG_BIN=$$bin cargo test -p pgfiles-store --features pg || exit 1; \
 	done
 
-faults:          ## the fault and large-file tests at full size: 200 kills, 5 GiB
-	PGFILES_TEST_ROUNDS=200 PGFILES_TEST_LARGE_MIB=5120 cargo test --release -p pgfiles --test e2e -- faults:: large::
+E2E = cargo test --release -p pgfiles --test e2e -- --nocapture --test-threads=1
+
+faults:          ## the fault and large-file tests at full size: 200 kills of the daemon, 50 of the server, 5 GiB (docs/faults.md)
+	PGFILES_TEST_ROUNDS=50 $(E2E) faults:: --skip a_killed_daemon
+	PGFILES_TEST_ROUNDS=200 $(E2E) faults::a_killed_daemon
+	PGFILES_TEST_LARGE_MIB=5120 $(E2E) large::
 
 conformance:     ## the suites that others wrote, at full size (docs/conformance.md); each is a target of its own too
 	scripts/conformance/all

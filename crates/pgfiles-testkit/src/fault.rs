@@ -14,26 +14,8 @@ use pgfiles_store::lock::{Change, Lease, LeaseCall, LeaseReply, Lock, LockReply,
 use pgfiles_store::store::{Cursor, Entry, Maintenance, Moment, Page, Part, Position, Purge, PurgeReport, Server, Store, Usage};
 use pgfiles_store::version::{Head, VersionId, VersionNo};
 
-/// The calls of [`Store`] and [`Server`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Call {
-    Lookup,
-    List,
-    Tree,
-    Read,
-    Commit,
-    Sync,
-    Versions,
-    History,
-    Purge,
-    Usage,
-    Position,
-    Present,
-    Maintain,
-    Lease,
-    Lock,
-}
+/// The calls of [`Store`] and [`Server`], named as where they are counted.
+pub use pgfiles_store::layer::metrics::Method as Call;
 
 /// What goes wrong.
 #[derive(Debug, Clone)]

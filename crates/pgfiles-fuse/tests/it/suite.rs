@@ -144,3 +144,42 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// docs/semantics.md, *What FUSE does not carry*, statement by statement.
+#[test]
+fn what_fuse_does_not_carry_is_refused_as_documented() {
+    use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags};
+    use rustix::io::Errno;
+    let Some(mounted) = Mounted::new(Duration::ZERO) else { return };
+    let at = |name: &str| mounted.path().join(name);
+    std::fs::write(at("a"), b"content").unwrap();
+    // 43
+    let whiteout = rustix::fs::renameat_with(CWD, at("a"), CWD, at("b"), RenameFlags::WHITEOUT);
+    assert_eq!(whiteout, Err(Errno::INVAL));
+    // 44
+    let file = std::fs::OpenOptions::new().write(true).open(at("a")).unwrap();
+    for flags in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE, FallocateFlags::UNSHARE_RANGE] {
+        assert_eq!(rustix::fs::fallocate(&file, flags, 0, 4096), Err(Errno::OPNOTSUPP), "{flags:?}");
+    }
+    // 45
+    let nameless = rustix::fs::open(mounted.path(), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR);
+    assert_eq!(nameless.err(), Some(Errno::OPNOTSUPP));
+    // 46
+    for name in ["system.posix_acl_access", "system.posix_acl_default", "system.other", "nonsense"] {
+        let set = rustix::fs::setxattr(at("a"), name, b"x", XattrFlags::empty());
+        assert_eq!(set, Err(Errno::OPNOTSUPP), "{name}");
+    }
+    // 47
+    let stat = rustix::fs::statx(CWD, at("a"), rustix::fs::AtFlags::empty(), rustix::fs::StatxFlags::ALL).unwrap();
+    assert_eq!(stat.stx_mask & rustix::fs::StatxFlags::BTIME.bits(), 0);
+    // 48
+    assert_eq!(rustix::fs::ioctl_getflags(&file).err(), Some(Errno::NOTTY));
+    // 49
+    if rustix::process::geteuid().is_root() {
+        let null = rustix::fs::makedev(1, 3);
+        rustix::fs::mknodat(CWD, at("null"), rustix::fs::FileType::CharacterDevice, Mode::RWXU, null).unwrap();
+        let opened = rustix::fs::open(at("null"), OFlags::RDONLY, Mode::empty());
+        assert_eq!(opened.err(), Some(Errno::ACCESS));
+    }
+    assert_eq!(std::fs::read(at("a")).unwrap(), b"content");
+}

@@ -22,7 +22,7 @@ use crate::version::{Head, VersionId, VersionNo};
 const BUCKETS: usize = 32;
 
 /// The methods of [`Server`], in the order in which they are reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Method {
     Lookup,
@@ -38,12 +38,13 @@ pub enum Method {
     Position,
     Present,
     Maintain,
+    Lease,
     Lock,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Method; 14] = [
+    pub const ALL: [Method; 15] = [
         Method::Lookup,
         Method::List,
         Method::Tree,
@@ -57,6 +58,7 @@ impl Method {
         Method::Position,
         Method::Present,
         Method::Maintain,
+        Method::Lease,
         Method::Lock,
     ];
 
@@ -76,6 +78,7 @@ impl Method {
             Method::Position => "position",
             Method::Present => "present",
             Method::Maintain => "maintain",
+            Method::Lease => "lease",
             Method::Lock => "lock",
         }
     }
@@ -339,7 +342,7 @@ impl Store for Metrics {
 #[async_trait]
 impl Locks for Metrics {
     async fn lease(&self, lease: &Lease, what: LeaseCall) -> Result<LeaseReply> {
-        let call = self.begin(Method::Lock, 1, 0);
+        let call = self.begin(Method::Lease, 1, 0);
         let result = self.inner.lease(lease, what).await;
         call.done(&result);
         result

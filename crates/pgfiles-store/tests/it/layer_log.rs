@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pgfiles_store::batch::{Batch, Delete, Durability, Op, Precondition, Put, Rename};
@@ -15,7 +15,7 @@ use pgfiles_store::mem::MemStore;
 use pgfiles_store::store::{Entry, Part, Server, Store};
 use pgfiles_store::version::VersionId;
 use pgfiles_testkit::fault::{Call, Fault, FaultStore};
-use pgfiles_testkit::store_suite::{by, id, key, put};
+use pgfiles_testkit::store_suite::{by, dir, id, key, put};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -121,7 +121,10 @@ async fn crashes(mode: Mode, seed: u64) {
                 7 => faults.plan(None, random.random_range(0..5), Fault::Fail(Kind::Retry), 3),
                 _ => faults.plan(Some(Call::Commit), random.random_range(0..5), Fault::LoseReply, 1),
             }
-            tokio::time::sleep(Duration::from_micros(random.random_range(0..8000))).await;
+            let (calls, more) = (faults.all_calls(), random.random_range(0..40));
+            while faults.all_calls() < calls + more && !ends.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
         }
     });
     let mut known = Vec::new();
@@ -286,6 +289,47 @@ mod writeback {
         let root = Put { key: marker, meta, data: None, ..put("x", b"") };
         bench.stack.store.commit(Batch { durability: Durability::Sync, ..one(Op::Put(root)) }).await.unwrap();
         bench
+    }
+
+    /// docs/limits.md: 256 MiB are queued; who comes then waits for room, and gets an error where none comes in time.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn at_the_bound_writers_wait_and_then_get_an_error() {
+        const MOST: u64 = 256 << 20;
+        let retry_timeout = Duration::from_millis(500);
+        let bench = with_root(StackConfig { retry_timeout, ..StackConfig::default() }).await;
+        let store = bench.stack.store.clone();
+        // All names are known, absent ones too: nobody has to ask.
+        store.list(&dir(""), None, 100, 0).await.unwrap();
+        bench.faults.plan(None, 0, Fault::Fail(Kind::Unavailable), u64::MAX);
+        let large = put("large", &vec![7; 4 << 20]);
+        let write = |name: &str| one(Op::Put(Put { id: id(), key: key(name), ..large.clone() }));
+        let mut queued = Vec::new();
+        while bench.stack.log.status().queued_bytes < MOST {
+            let name = format!("f{}", queued.len());
+            store.commit(write(&name)).await.unwrap();
+            queued.push(name);
+        }
+        assert_eq!(queued.len(), 64);
+        let began = Instant::now();
+        let error = store.commit(write("refused")).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_outcome_unknown()), (Kind::Unavailable, false), "{error}");
+        assert!(began.elapsed() >= retry_timeout, "it waited for room");
+        assert!(bench.stack.log.status().queued_bytes <= MOST, "nothing is queued beyond the bound");
+        let waiting = tokio::spawn({
+            let (store, batch) = (store.clone(), write("waited"));
+            async move { store.commit(batch).await }
+        });
+        bench.faults.heal();
+        waiting.await.unwrap().unwrap();
+        store.sync().await.unwrap();
+        queued.push("waited".into());
+        for name in &queued {
+            assert_eq!(history(&*bench.server, &key(name)).await.len(), 1, "{name} is there once");
+        }
+        assert!(history(&*bench.server, &key("refused")).await.is_empty());
+        store.commit(write("refused")).await.unwrap();
+        store.sync().await.unwrap();
+        assert_eq!(history(&*bench.server, &key("refused")).await.len(), 1);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use pgfiles_store::batch::{Batch, Op};
 use pgfiles_store::layer::log::Mode;
+use pgfiles_store::layer::metrics::Method;
 use pgfiles_store::layer::{Stack, StackConfig};
 use pgfiles_store::pg::{PgOptions, PgStore};
 use pgfiles_store::store::{Purge, PurgeScope};
 use pgfiles_testkit::postgres::{Options, Postgres};
 use pgfiles_testkit::store_suite::{Subject, by, key, put};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use crate::layer_log::{history, program};
 use crate::pg_store::initialise;
@@ -33,9 +37,17 @@ async fn killed(durability: Mode) {
     let server = Arc::new(PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap());
     let stack = Stack::new(server.clone(), StackConfig { durability, ..StackConfig::default() });
     let programs: Vec<_> = (0..4_u64).map(|n| tokio::spawn(program(stack.store.clone(), format!("p{n}"), n, 400))).collect();
+    let commits = || stack.metrics.snapshot().calls(Method::Commit);
+    let mut random = StdRng::seed_from_u64(7);
     let mut kills = 0;
     while kills < 4 && !programs.iter().all(|program| program.is_finished()) {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        let (before, more) = (commits(), random.random_range(20..120));
+        let goes_on = async || {
+            while commits() < before + more && !programs.iter().all(|program| program.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), goes_on()).await.expect("the programs go on");
         postgres.kill_all();
         postgres.start_again();
         kills += 1;

@@ -29,6 +29,12 @@ struct Ledger {
     closes: HashMap<String, Vec<u64>>,
 }
 
+impl Ledger {
+    fn saves(&self) -> usize {
+        self.closes.values().map(Vec::len).sum()
+    }
+}
+
 /// Content that tells its own version: most files inline, some chunked. [`WRITER`] makes the same.
 fn content(seed: u64) -> Vec<u8> {
     let len = match seed % 16 {
@@ -117,7 +123,7 @@ impl Load {
     }
 
     fn saves(&self) -> usize {
-        self.ledger.lock().unwrap().closes.values().map(Vec::len).sum()
+        self.ledger.lock().unwrap().saves()
     }
 
     fn finish(mut self) -> (Ledger, Vec<String>) {
@@ -165,6 +171,7 @@ fn a_killed_daemon_loses_nothing_that_was_closed() {
         ledgers.push((dir, ledger));
     }
     let mount = user.mount("a/", "work");
+    println!("{} kills of the daemon, {} saves", ledgers.len(), ledgers.iter().map(|(_, ledger)| ledger.saves()).sum::<usize>());
     for (dir, ledger) in &ledgers {
         check(ledger, dir);
         let expected: std::collections::BTreeSet<_> = ledger.begun.keys().cloned().collect();
@@ -215,6 +222,7 @@ fn a_killed_server_loses_nothing_and_doubles_nothing() {
     eventually("saves go on", || load.saves() > before + 10 || !load.errors.lock().unwrap().is_empty());
     let (ledger, errors) = load.finish();
     assert_eq!(errors, Vec::<String>::new(), "no error to the program");
+    println!("{} kills of the server, {} saves", rounds(6), ledger.saves());
     check(&ledger, &mount);
     user.unmount(&mount);
     check_versions(&user, "a/", &ledger);

@@ -147,7 +147,7 @@ const ROWS: [Question; 5] = [
         good: "every key can be a path",
         bad: "keys that no path can have, so that no mount shows them",
         remedy: "read them with SELECT pgfiles_read(key); give them another key with UPDATE",
-        query: "SELECT key FROM pgfiles WHERE key ^@ $1 AND left(key, 1) <> '/' AND (key ~ '//|(^|/)[.][.]?(/|$)' \
+        query: "SELECT key FROM pgfiles WHERE key ^@ $1 AND left(key, 1) <> '/' AND key !~ '^[^/].*[^/]//[0-9]+/' AND (key ~ '//|(^|/)[.][.]?(/|$)' \
                 OR octet_length(key) > 255 AND EXISTS (SELECT FROM unnest(string_to_array(key, '/')) part WHERE octet_length(part) > 255)) \
                 GROUP BY key LIMIT 6",
     },
