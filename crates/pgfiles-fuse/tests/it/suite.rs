@@ -165,8 +165,11 @@ fn what_fuse_does_not_carry_is_refused_as_documented() {
     let nameless = rustix::fs::open(mounted.path(), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR);
     assert_eq!(nameless.err(), Some(Errno::OPNOTSUPP));
     // 46
-    for name in ["system.posix_acl_access", "system.posix_acl_default", "system.other", "nonsense"] {
-        let set = rustix::fs::setxattr(at("a"), name, b"x", XattrFlags::empty());
+    // Version 2, then tag, permissions and id of owner, group and others, as `setfacl` sends them.
+    let acl: Vec<u8> =
+        [2, 0, 0, 0].into_iter().chain([1, 4, 0x20].into_iter().flat_map(|tag| [tag, 0, 6, 0, 255, 255, 255, 255])).collect();
+    for name in ["system.posix_acl_access", "system.other", "nonsense"] {
+        let set = rustix::fs::setxattr(at("a"), name, &acl, XattrFlags::empty());
         assert_eq!(set, Err(Errno::OPNOTSUPP), "{name}");
     }
     // 47
