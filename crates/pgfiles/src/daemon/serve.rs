@@ -334,7 +334,9 @@ impl Daemon {
     /// Publishes and commits everything (or a path), and waits for the server's disk.
     async fn flush(&self, path: Option<String>, discard: bool) -> Result<Value> {
         let discarded = if discard { self.stack.log.discard() } else { 0 };
-        let key = path.as_deref().filter(|path| !path.is_empty()).map(Key::new).transpose();
+        // What lies that deep has other keys (`pgfiles_store::alias`): everything is flushed, it too.
+        let path = path.filter(|path| !path.is_empty() && path.len() <= pgfiles_store::alias::DIR_BYTES_MAX);
+        let key = path.as_deref().map(Key::new).transpose();
         let key = key.map_err(|error| Failure::usage(error.to_string()))?;
         self.vfs.flush(key.as_ref()).await.map_err(|error| Failure::failed(error.to_string()))?;
         self.stack.log.drain(None).await?;

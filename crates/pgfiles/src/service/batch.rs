@@ -9,6 +9,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use pgfiles_store::alias::DIR_BYTES_MAX;
 use pgfiles_store::batch::{Batch, Copy, Delete, Durability, Op, Outcome, Put, RemoveDir, Rename, RenameDir, Restore, SetAttr};
 use pgfiles_store::version::AttrPatch;
 use pgfiles_store::{Key, Kind, Meta, Precondition, Prefix, VersionId, VersionNo};
@@ -424,6 +425,10 @@ fn directory(service: &Service, key: &Key, expect: Precondition) -> std::result:
 }
 
 fn key_of(fence: &Prefix, path: &str) -> std::result::Result<Key, String> {
+    let dir = path.trim_end_matches('/').rsplit_once('/').map_or("", |(dir, _)| dir);
+    if fence.as_str().len() + dir.len() > DIR_BYTES_MAX {
+        return Err(format!("path {path:?}: its directory lies over {DIR_BYTES_MAX} bytes deep, which only a mount can name"));
+    }
     Key::from_path(fence, path).map_err(|error| format!("path {path:?}: {error}"))
 }
 

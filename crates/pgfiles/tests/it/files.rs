@@ -1,5 +1,6 @@
 //! `batch`, `version`, `restore`, `purge` without a mount.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -275,4 +276,30 @@ fn a_batch_carries_files_larger_than_one_request() {
     let steps = format!("{}\n{}\n", put("c"), r#"{"op":"delete","path":"not-there"}"#);
     user.feed(["batch"], steps.as_bytes()).fails(3, &["nothing was changed", "line 2"]);
     assert_eq!(user.sql("SELECT count(*) FROM pgfiles WHERE key = 'c'"), ["0"]);
+}
+
+#[test]
+fn a_path_that_is_longer_than_a_key_is_found() {
+    if !can_mount() {
+        return;
+    }
+    let user = User::with_table();
+    let mount = user.dir("m");
+    user.run([OsStr::new("mount"), mount.as_os_str()]).ok();
+    let deep = (0..15).fold(mount.clone(), |dir, level| dir.join(format!("{level:02}{}", "x".repeat(200))));
+    std::fs::create_dir_all(&deep).unwrap();
+    let file = deep.join("file");
+    std::fs::write(&file, "one").unwrap();
+    std::fs::write(&file, "two").unwrap();
+    assert_eq!(user.run([OsStr::new("version"), file.as_os_str(), OsStr::new("--json")]).json().as_array().unwrap().len(), 2);
+    user.run([OsStr::new("restore"), file.as_os_str(), OsStr::new("1")]).ok();
+    assert_eq!(std::fs::read(&file).unwrap(), b"one");
+    user.run([OsStr::new("flush"), file.as_os_str()]).ok();
+    user.run([OsStr::new("unmount"), mount.as_os_str()]).ok();
+    let path = file.strip_prefix(&mount).unwrap();
+    assert_eq!(user.run([OsStr::new("version"), path.as_os_str(), OsStr::new("--json")]).json().as_array().unwrap().len(), 3);
+    let line = json!({"op": "put", "path": path, "data": "x"}).to_string();
+    user.feed(["batch"], line.as_bytes()).fails(2, &["1800 bytes deep"]);
+    user.run([OsStr::new("purge"), path.as_os_str(), OsStr::new("--yes")]).ok();
+    user.run([OsStr::new("version"), path.as_os_str()]).fails(3, &["no such file"]);
 }
