@@ -527,12 +527,20 @@ impl Table {
         self.ahead.insert(dir)
     }
 
-    /// Directories whose times are to be persisted: marker and times. [`Table::persisted`] ends it.
-    pub fn take_ahead(&mut self, only: Option<InodeNo>) -> Vec<(InodeNo, Key, Timestamp, Timestamp)> {
-        let wanted: Vec<InodeNo> = self.ahead.iter().copied().filter(|no| only.is_none_or(|only| only == *no)).collect();
+    /// Directories whose times are to be persisted, ascending by number.
+    pub fn dirs_ahead(&mut self, only: Option<InodeNo>) -> Vec<Arc<Inode>> {
+        let mut wanted: Vec<InodeNo> = self.ahead.iter().copied().filter(|no| only.is_none_or(|only| only == *no)).collect();
+        wanted.sort_unstable();
+        wanted.into_iter().filter_map(|no| self.inode(no).ok()).collect()
+    }
+
+    /// Marker and times of those that are still ahead. With their data held; [`Table::persisted`] ends it.
+    pub fn take_ahead(&mut self, dirs: &[Arc<Inode>]) -> Vec<(InodeNo, Key, Timestamp, Timestamp)> {
         let mut out = Vec::new();
-        for no in wanted {
-            self.ahead.remove(&no);
+        for no in dirs.iter().map(|dir| dir.no) {
+            if !self.ahead.remove(&no) {
+                continue;
+            }
             let key = self.marker_of(no).ok().flatten();
             let Some(node) = self.nodes.get_mut(&no) else { continue };
             match key {
@@ -549,7 +557,6 @@ impl Table {
         if let Some(node) = self.nodes.get_mut(&dir) {
             node.times_ahead = again;
         }
-        self.tidy(dir);
     }
 
     /// Children of a directory that have no row yet.

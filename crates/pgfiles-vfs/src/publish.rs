@@ -15,7 +15,7 @@ use pgfiles_store::body::Body;
 use pgfiles_store::error::{Kind as StoreKind, StoreError};
 use pgfiles_store::key::{Key, Prefix};
 use pgfiles_store::layout;
-use pgfiles_store::version::{AttrPatch, Kind, Layout, Lineage, Meta, VersionId};
+use pgfiles_store::version::{AttrPatch, Kind, Layout, Lineage, Meta, Timestamp, VersionId};
 
 use crate::Vfs;
 use crate::attr::{Facts, InodeNo};
@@ -28,6 +28,8 @@ use crate::progress::{self, Activity};
 pub(crate) const TRIVIAL_AFTER: Duration = Duration::from_millis(50);
 /// How long the times of a directory may be ahead of its marker.
 const DIR_TIMES_AFTER: Duration = Duration::from_secs(1);
+/// Directories whose times are written in one batch.
+const DIR_TIMES_AT_ONCE: usize = 500;
 /// How often an append is put behind another client's before it gives up.
 pub(crate) const REBASES_MAX: usize = 20;
 /// How often content whose base is gone is written anew before a publication gives up.
@@ -173,31 +175,49 @@ impl Vfs {
         }
     }
 
-    /// Writes the times of directories to their markers.
+    /// Writes the times of directories to their markers. Their data is held meanwhile, as by whoever sets attributes: a time
+    /// that is set while older ones are on their way comes after them.
     pub(crate) async fn persist_dirs(&self, only: Option<InodeNo>) {
         let _moves = self.moves.read().await;
-        let ahead = self.table().take_ahead(only);
-        let dirs: Vec<InodeNo> = ahead.iter().map(|(no, ..)| *no).collect();
-        let ops: Vec<Op> = ahead
-            .into_iter()
-            .map(|(_, key, mtime, ctime)| {
-                let patch = AttrPatch { mtime: Some(mtime), ctime: Some(ctime), ..AttrPatch::default() };
-                Op::SetAttr(SetAttr { key, patch, expect: Precondition::Any, explicit: None })
-            })
-            .collect();
-        for ops in ops.chunks(500) {
-            if self.commit(ops.to_vec(), Durability::Async).await.is_ok() {
-                continue;
+        let mut waiting = self.table().dirs_ahead(only);
+        while !waiting.is_empty() {
+            let rest = waiting.split_off(waiting.len().min(DIR_TIMES_AT_ONCE));
+            let dirs = std::mem::replace(&mut waiting, rest);
+            let mut held = Vec::with_capacity(dirs.len());
+            for dir in &dirs {
+                held.push(dir.data.lock().await);
             }
+            self.persist_held(&dirs).await;
+            drop(held);
+            let numbers: Vec<InodeNo> = dirs.iter().map(|dir| dir.no).collect();
+            drop(dirs);
+            let mut table = self.table();
+            for no in numbers {
+                table.tidy(no);
+            }
+        }
+    }
+
+    async fn persist_held(&self, dirs: &[Arc<Inode>]) {
+        let ahead = self.table().take_ahead(dirs);
+        if ahead.is_empty() {
+            return;
+        }
+        let set = |(_, key, mtime, ctime): &(InodeNo, Key, Timestamp, Timestamp)| {
+            let patch = AttrPatch { mtime: Some(*mtime), ctime: Some(*ctime), ..AttrPatch::default() };
+            Op::SetAttr(SetAttr { key: key.clone(), patch, expect: Precondition::Any, explicit: None })
+        };
+        let ops: Vec<Op> = ahead.iter().map(set).collect();
+        if self.commit(ops.clone(), Durability::Async).await.is_err() {
             // One of them was removed elsewhere: the others one by one. Times that are lost are nobody's data.
             for op in ops {
-                if let Err(error) = self.commit(vec![op.clone()], Durability::Async).await {
+                if let Err(error) = self.commit(vec![op], Durability::Async).await {
                     tracing::debug!(%error, "a directory's times were not persisted");
                 }
             }
         }
         let mut table = self.table();
-        for dir in dirs {
+        for (dir, ..) in ahead {
             table.persisted(dir);
         }
     }

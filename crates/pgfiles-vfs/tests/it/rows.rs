@@ -10,10 +10,10 @@ use pgfiles_store::error::Kind as StoreKind;
 use pgfiles_store::layer::{Stack, StackConfig};
 use pgfiles_store::mem::MemStore;
 use pgfiles_store::store::{Purge, PurgeScope};
-use pgfiles_store::version::Head;
+use pgfiles_store::version::{Head, Timestamp};
 use pgfiles_store::{Key, Prefix, Store as _};
 use pgfiles_testkit::fault::{Call, Fault, FaultStore};
-use pgfiles_vfs::{Caller, HandleId, InodeNo, LookupReply, OpenMode, SetAttr, Vfs, VfsConfig, VfsError};
+use pgfiles_vfs::{Caller, HandleId, InodeNo, LookupReply, OpenMode, SetAttr, SetTime, Vfs, VfsConfig, VfsError};
 
 const ROOT: Caller = Caller { uid: 0, gid: 0 };
 const WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false, exclusive: false };
@@ -504,6 +504,33 @@ async fn directory_times_are_persisted() {
     assert_eq!(bench.vfs.getattr(dir).await.unwrap().attr.mtime, shown);
     assert_eq!(bench.versions("d/").await[0].meta.mtime, Some(shown));
     assert_eq!(bench.versions("d/").await.len(), 1);
+}
+
+/// As tar and rsync do: names go into a directory, then its time is set.
+#[tokio::test]
+async fn a_time_that_is_set_on_a_directory_comes_after_those_on_their_way() {
+    let bench = Bench::new();
+    bench.vfs.mkdir(InodeNo::ROOT, b"d", 0o755, ROOT).await.unwrap();
+    let dir = bench.lookup(InodeNo::ROOT, "d").await.unwrap();
+    bench.vfs.mkdir(dir, b"x", 0o755, ROOT).await.unwrap();
+    let commits = bench.faults.calls(Call::Commit);
+    bench.faults.plan(Some(Call::Commit), 0, Fault::Hold, 1);
+    let vfs = bench.vfs.clone();
+    let of_names = tokio::spawn(async move { vfs.fsyncdir(dir).await });
+    wait_for(async || bench.faults.calls(Call::Commit) > commits).await;
+    let old = Timestamp { seconds: 7, nanos: 8 };
+    let set = SetAttr { mtime: Some(SetTime::At(old)), ..SetAttr::default() };
+    let vfs = bench.vfs.clone();
+    let by_hand = tokio::spawn(async move { vfs.setattr(dir, set, None, ROOT).await });
+    // All the turns that it can use before the other goes on.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    bench.faults.release();
+    of_names.await.unwrap().unwrap();
+    assert_eq!(by_hand.await.unwrap().unwrap().attr.mtime, old);
+    assert_eq!(bench.vfs.getattr(dir).await.unwrap().attr.mtime, old);
+    assert_eq!(bench.versions("d/").await[0].meta.mtime, Some(old));
 }
 
 /// Bytes that differ everywhere.

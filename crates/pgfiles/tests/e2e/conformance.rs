@@ -1,20 +1,117 @@
-//! What a local disk can do, through the whole product: the parts of the suites in `scripts/conformance` that are quick.
+//! What a local disk can do, through the whole product. The suites of others in `scripts/conformance` run here with small
+//! numbers; `make conformance` runs them at full size.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use pgfiles_testkit::fs_suite::{self, OnDisk};
 use pgfiles_testkit::postgres::Postgres;
 
-use crate::harness::{Sandbox, finish};
+use crate::harness::{Sandbox, finish, finish_within};
+
+/// How long a suite may take: ten times what it takes.
+const SUITE_LIMIT: Duration = Duration::from_secs(900);
+
+/// Whether something that a test needs is there. Elsewhere than in CI the test says that it is skipped.
+fn there(found: bool, what: &str) -> bool {
+    assert!(found || std::env::var_os("CI").is_none(), "{what} is missing, and nothing is skipped in CI");
+    if !found {
+        eprintln!("skipped, because {what} is missing");
+    }
+    found
+}
 
 fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
-    let found = found.is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("skipped, because there is no {program}");
+    there(found.is_ok_and(|output| output.status.success()), program)
+}
+
+/// Cargo's target directory.
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_pgfiles")).ancestors().nth(2).unwrap().to_path_buf()
+}
+
+/// Whether a program that scripts/setup builds is there.
+fn is_built(tool: &str) -> bool {
+    there(target().join("tools/bin").join(tool).exists(), &format!("{tool}, which `scripts/setup test` builds,"))
+}
+
+fn is_root() -> bool {
+    there(rustix::process::getuid().is_root(), "the right to change users")
+}
+
+/// Runs a suite on the program under test, with a server of its own.
+fn suite(name: &str, args: &[&str], numbers: &[(&str, &str)]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/conformance").join(name);
+    let mut command = Command::new(script);
+    command.args(args).envs(numbers.iter().copied());
+    command.env("CONFORMANCE_PGFILES", env!("CARGO_BIN_EXE_pgfiles")).env("SKIP_SETUP", "1").env("CARGO_TARGET_DIR", target());
+    let output = finish_within(SUITE_LIMIT, command, name);
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success(), "{name}\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn pjdfstest() {
+    if is_root() && is_built("pjdfstest") {
+        suite("pjdfstest", &[], &[]);
     }
-    found
+}
+
+#[test]
+fn fsx_in_seven_mixes() {
+    if is_built("fsx") {
+        suite("fsx", &[], &[("CONFORMANCE_OPS", "2000"), ("CONFORMANCE_REMOUNTS", "4")]);
+    }
+}
+
+#[test]
+fn sqlite_in_every_journal_mode() {
+    if has("python3") {
+        suite("sqlite", &[], &[("CONFORMANCE_TRANSACTIONS", "20")]);
+    }
+}
+
+#[test]
+fn trees_come_back_out_of_tar_rsync_and_cp() {
+    if is_root() && has("rsync") && has("setfattr") && has("python3") {
+        suite("archives", &[], &[("CONFORMANCE_FILES", "200")]);
+    }
+}
+
+#[test]
+fn stress_with_verification() {
+    let brief = [
+        "access",
+        "chmod",
+        "copy-file",
+        "dentry",
+        "dnotify",
+        "dup",
+        "fallocate",
+        "fcntl",
+        "flock",
+        "fpunch",
+        "fstat",
+        "getdent",
+        "hdd",
+        "inotify",
+        "io",
+        "iomix",
+        "lockf",
+        "locka",
+        "lockofd",
+        "mknod",
+        "open",
+        "rename",
+        "touch",
+        "utime",
+    ];
+    if has("stress-ng") {
+        suite("stress", &brief, &[("CONFORMANCE_SECONDS", "1")]);
+    }
 }
 
 #[test]

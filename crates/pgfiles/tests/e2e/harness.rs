@@ -205,8 +205,13 @@ fn talk(output: &Output) -> String {
     )
 }
 
-/// Runs to the end, or fails the test at the limit with what was printed so far.
-pub fn finish(mut command: Command, what: &str) -> Output {
+/// Runs to the end, or fails the test after [`COMMAND_LIMIT`].
+pub fn finish(command: Command, what: &str) -> Output {
+    finish_within(COMMAND_LIMIT, command, what)
+}
+
+/// The same with another limit.
+pub fn finish_within(limit: Duration, mut command: Command, what: &str) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|why| panic!("{what}: {why}"));
     fn drain(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {
         std::thread::spawn(move || {
@@ -218,9 +223,9 @@ pub fn finish(mut command: Command, what: &str) -> Output {
         })
     }
     let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-    let status = wait(&mut child, COMMAND_LIMIT).unwrap_or_else(|| {
+    let status = wait(&mut child, limit).unwrap_or_else(|| {
         child.kill().ok();
-        panic!("{what}: still running after {COMMAND_LIMIT:?}")
+        panic!("{what}: still running after {limit:?}")
     });
     Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
