@@ -74,3 +74,34 @@ impl Clock for LaterClock {
         SystemClock.random()
     }
 }
+
+/// The clock of the runtime that it is used in: it stands still while that is busy where its time is paused
+/// (`tokio::time::pause`), and goes on with its timers. The wall clock starts at 2026-01-01T00:00:00Z.
+#[derive(Debug)]
+pub struct RuntimeClock {
+    start: tokio::time::Instant,
+    rng: Mutex<StdRng>,
+}
+
+impl RuntimeClock {
+    /// To be made inside the runtime.
+    pub fn new(seed: u64) -> Self {
+        Self { start: tokio::time::Instant::now(), rng: Mutex::new(StdRng::seed_from_u64(seed)) }
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        let passed = self.start.elapsed();
+        Timestamp { seconds: 1_767_225_600 + passed.as_secs() as i64, nanos: passed.subsec_nanos() }
+    }
+
+    fn monotonic(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn random(&self) -> u128 {
+        let rng = &mut self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())
+    }
+}

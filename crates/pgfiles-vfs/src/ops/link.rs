@@ -24,6 +24,8 @@ impl Vfs {
     pub async fn link(self: &Arc<Self>, ino: InodeNo, parent: InodeNo, name: &[u8]) -> Result<EntryReply> {
         self.writable()?;
         let name = Name::new(name)?;
+        // The name that it is known by first may have been removed by another client.
+        self.refresh(ino).await?;
         let (dir, inode) = {
             let mut table = self.table();
             table.dir(parent)?;

@@ -150,6 +150,10 @@ impl Vfs {
             if let Some(head) = &outcome.head {
                 node.facts.row = Some((head.id, head.version));
                 node.facts.body = head.meta.body;
+                if node.facts.extra.is_some() || head.meta.twin.is_some() {
+                    // The row of one name of several: it stands for what it was written with.
+                    node.facts.extra.get_or_insert_default().twin = head.meta.twin;
+                }
                 let after = node.facts.content();
                 let follow = |id: &mut Option<_>| {
                     if *id == before {

@@ -1,86 +1,157 @@
-//! The reference model against the filesystem: over a [`MemStore`], through all layers, and with a server that loses
-//! replies and crashes.
+//! The model test: random operations on the filesystem and on a plain model of it, over everything that it can stand on.
+//!
+//! Each test takes a fresh seed and prints it; `PGFILES_TEST_SEED` and `PGFILES_TEST_STEPS` give others, `PGFILES_TEST_TRACE`
+//! shows the steps. `make model` runs [`many_seeds`] for as long as ten million operations take.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pgfiles_store::clock::{Clock as _, SystemClock};
-use pgfiles_store::error::Kind;
 use pgfiles_store::layer::log::Mode;
-use pgfiles_store::layer::{Stack, StackConfig};
-use pgfiles_store::mem::MemStore;
-use pgfiles_store::store::Server;
-use pgfiles_testkit::fault::{Call, Fault, FaultStore};
-use pgfiles_testkit::vfs_model::{Plan, run};
+use pgfiles_testkit::vfs_model::{Kind, Plan, check, number, run, shortest, step};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations() {
-    run(Arc::new(MemStore::new()), Plan::new(rand_seed(), 2_000)).await;
+/// A time to live without end for what happened before the run.
+const FOR_EVER: u32 = 10_000_000;
+
+/// Another seed in every run; a failure prints it.
+fn seed() -> u64 {
+    number("PGFILES_TEST_SEED").unwrap_or_else(|| SystemClock.random() as u64)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations_published_in_the_background() {
-    let plan = Plan { publish_after: Duration::from_millis(1), ..Plan::new(rand_seed(), 2_000) };
-    run(Arc::new(MemStore::new()), plan).await;
+fn plan(steps: usize, on: Kind) -> Plan {
+    let seed = seed();
+    println!("PGFILES_TEST_SEED={seed}");
+    let plan = Plan::new(seed, number("PGFILES_TEST_STEPS").map_or(steps, |steps| steps as usize));
+    // Where time passes by itself, nothing may depend on it.
+    Plan { on, young_seconds: if on.is_timed() { 60 } else { FOR_EVER }, ..plan }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations_that_keep_all_history() {
-    let plan = Plan { young_seconds: 0, dirty_bytes_max: 100_000, ..Plan::new(rand_seed(), 2_000) };
-    run(Arc::new(MemStore::new()), plan).await;
+#[test]
+fn random_operations() {
+    check(&plan(1_500, Kind::Memory));
 }
 
-fn stack(server: Arc<dyn Server>, durability: Mode) -> Stack {
-    Stack::new(server, StackConfig { durability, metadata_ttl: Duration::from_secs(3600), ..StackConfig::default() })
+#[test]
+fn random_operations_of_three_mounts() {
+    check(&Plan { mounts: 3, ..plan(1_000, Kind::Memory) });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations_through_all_layers() {
-    let stack = stack(Arc::new(MemStore::new()), Mode::Close);
-    run(stack.store.clone(), Plan::new(rand_seed(), 1_000)).await;
+#[test]
+fn random_operations_that_keep_all_history() {
+    check(&Plan { young_seconds: 0, ..plan(1_000, Kind::Memory) });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations_in_writeback() {
-    let stack = stack(Arc::new(MemStore::new()), Mode::Writeback);
-    run(stack.store.clone(), Plan::new(rand_seed(), 1_000)).await;
+#[test]
+fn random_operations_with_little_memory() {
+    check(&Plan { dirty_bytes_max: 100_000, ..plan(1_000, Kind::Memory) });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations_on_a_server_that_loses_replies() {
-    let server = Arc::new(FaultStore::new(Arc::new(MemStore::new())));
-    let stack = stack(server.clone(), Mode::Close);
-    server.every(Call::Commit, 7, Fault::LoseReply);
-    server.every(Call::Commit, 11, Fault::Fail(Kind::Unavailable));
-    server.every(Call::Lookup, 50, Fault::Fail(Kind::Unavailable));
-    run(stack.store.clone(), Plan::new(rand_seed(), 400)).await;
+#[test]
+fn random_operations_through_all_layers() {
+    check(&plan(700, Kind::Layers { mode: Mode::Close, told: true }));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations_on_a_server_that_crashes() {
-    let memory = Arc::new(MemStore::new());
-    let server = Arc::new(FaultStore::new(memory.clone()));
-    let stack = stack(server.clone(), Mode::Close);
-    // After some work, not after some time: on a slow machine nothing would be done between two crashes.
-    let chaos = tokio::spawn(async move {
-        let mut last = 0;
-        loop {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let written = memory.position().await.map_or(last, |position| position.written);
-            if written >= last + COMMITS_BETWEEN_CRASHES {
-                last = written;
-                server.outage(|| memory.crash());
-            }
+#[test]
+fn random_operations_that_trust_nothing() {
+    check(&plan(700, Kind::Layers { mode: Mode::Close, told: false }));
+}
+
+#[test]
+fn random_operations_in_sync() {
+    check(&plan(700, Kind::Layers { mode: Mode::Sync, told: true }));
+}
+
+#[test]
+fn random_operations_in_writeback() {
+    check(&plan(700, Kind::Layers { mode: Mode::Writeback, told: true }));
+}
+
+#[test]
+fn random_operations_on_a_server_that_loses_replies() {
+    check(&plan(500, Kind::Faults { crash_every: 0 }));
+}
+
+#[test]
+fn random_operations_on_a_server_that_crashes() {
+    check(&Plan { mounts: 1, ..plan(500, Kind::Faults { crash_every: 20 }) });
+}
+
+#[test]
+fn random_operations_on_postgres() {
+    check(&Plan { bytes_max: 300_000, whole_every: 50, ..plan(250, Kind::Postgres) });
+}
+
+/// A bug is planted: every ninth commit fails. What is left of the run cannot be shorter, and does fail.
+#[test]
+fn a_failing_run_is_made_short() {
+    let plan = plan(500, Kind::Broken { every: 9 });
+    let ran = run(&plan, None);
+    assert!(ran.failure.is_some() && ran.steps.len() < 500, "{:?}", ran.failure);
+    let (kept, said) = shortest(&plan, &ran.steps, Duration::from_secs(60));
+    assert!(said.contains("Invalid"), "{said}");
+    assert!(kept.len() <= 9, "{} of {}: {kept:?}", kept.len(), ran.steps.len());
+    let text: String = kept.iter().map(|step| format!("{step}\n")).collect();
+    assert_eq!(step::parse(&text), kept);
+    let again = Plan { whole_every: 1, ..plan };
+    assert_eq!(run(&again, Some(&kept)).failure, Some(said));
+    for left_out in 0..kept.len() {
+        let mut fewer = kept.clone();
+        fewer.remove(left_out);
+        assert_eq!(run(&again, Some(&fewer)).failure, None, "without step {left_out}");
+    }
+}
+
+/// `make model`: as many operations as `PGFILES_TEST_STEPS` says, over many seeds, on all processors.
+#[test]
+#[ignore = "runs for hours"]
+fn many_seeds() {
+    let wanted = number("PGFILES_TEST_STEPS").unwrap_or(10_000_000);
+    let first = number("PGFILES_TEST_SEED").unwrap_or(0);
+    let (done, next) = (AtomicU64::new(0), AtomicU64::new(first));
+    let failures = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        for _ in 0..number("PGFILES_TEST_THREADS").unwrap_or(2) {
+            threads.spawn(|| {
+                while done.load(Ordering::Relaxed) < wanted {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let plan = varied(seed);
+                    match std::panic::catch_unwind(|| check(&plan)) {
+                        Ok(_) => {}
+                        Err(panic) => {
+                            let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                            println!("FAILED {text}");
+                            failures.lock().unwrap().push(seed);
+                        }
+                    }
+                    let all = done.fetch_add(plan.steps as u64, Ordering::Relaxed) + plan.steps as u64;
+                    if seed % 100 == 99 {
+                        println!("{all} operations, seeds {first} to {seed}");
+                    }
+                }
+            });
         }
     });
-    run(stack.store.clone(), Plan::new(rand_seed(), 500)).await;
-    chaos.abort();
+    let failures = failures.into_inner().unwrap();
+    println!("{} operations, seeds {first} to {}", done.into_inner(), next.into_inner() - 1);
+    assert!(failures.is_empty(), "seeds {failures:?}");
 }
 
-/// How much is done between two crashes.
-const COMMITS_BETWEEN_CRASHES: u64 = 25;
-
-/// Another one in every run; a failure prints it.
-fn rand_seed() -> u64 {
-    SystemClock.random() as u64
+/// All that a run can stand on but Postgres, by turns.
+fn varied(seed: u64) -> Plan {
+    let plan = Plan { whole_every: 50, ..Plan::new(seed, 2_000) };
+    let on = |on| Plan { on, ..plan.clone() };
+    match seed % 12 {
+        0 => Plan { mounts: 3, ..plan },
+        1 => Plan { young_seconds: 0, ..plan },
+        2 => Plan { dirty_bytes_max: 100_000, ..plan },
+        3 => on(Kind::Layers { mode: Mode::Close, told: true }),
+        4 => on(Kind::Layers { mode: Mode::Close, told: false }),
+        5 => on(Kind::Layers { mode: Mode::Sync, told: true }),
+        6 => on(Kind::Layers { mode: Mode::Writeback, told: true }),
+        7 => Plan { young_seconds: FOR_EVER, ..on(Kind::Faults { crash_every: 0 }) },
+        8 => Plan { young_seconds: FOR_EVER, mounts: 1, ..on(Kind::Faults { crash_every: 30 }) },
+        9 => Plan { bytes_max: 5_000, ..plan },
+        10 => Plan { mounts: 1, ..plan },
+        _ => plan,
+    }
 }
