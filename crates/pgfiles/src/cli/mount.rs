@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::Context;
 use super::locate::absolute;
@@ -10,6 +11,10 @@ use crate::connect::{self, Login};
 use crate::daemon::{self, Order};
 use crate::exit::{Exit, Failure, Result};
 use crate::{mount_table, output, where_};
+
+/// How long a daemon whose mount is dead may take to be gone, and how often it is looked.
+const DYING_WAIT: Duration = Duration::from_secs(10);
+const DYING_POLL: Duration = Duration::from_millis(10);
 
 /// Show what lies under the prefix as a directory. Returns when it answers; a daemon serves it from then on.
 #[derive(Debug, clap::Args)]
@@ -122,13 +127,22 @@ fn check_mountpoint(context: &Context, path: &Path, allow_nonempty: bool) -> Res
 /// was anything.
 pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
     let mut found = false;
+    let is_dead = || mount_table::at(at).is_some_and(|mounted| mounted.is_ours()) && mount_table::is_dead(at);
+    if is_dead() {
+        // The kernel closes the descriptors of a killed process one after the other: its mount may be dead before the lock
+        // that says that it lives is free.
+        let until = Instant::now() + DYING_WAIT;
+        while context.dirs.live().iter().any(|mount| mount.mountpoint == at) && Instant::now() < until {
+            std::thread::sleep(DYING_POLL);
+        }
+    }
     for listed in context.dirs.list() {
         if listed.mount.mountpoint == at && !listed.alive {
             listed.forget();
             found = true;
         }
     }
-    while mount_table::at(at).is_some_and(|mounted| mounted.is_ours()) && mount_table::is_dead(at) {
+    while is_dead() {
         mount_table::detach(at)?;
         found = true;
     }

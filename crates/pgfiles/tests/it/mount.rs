@@ -233,6 +233,35 @@ fn the_foreground_ends_with_its_signal() {
     assert_eq!(user.sql("SELECT count(*) FROM pgfiles_live"), ["1"]);
 }
 
+/// The kernel takes a killed daemon apart piece by piece: who mounts meanwhile waits for the rest.
+#[test]
+fn a_daemon_that_is_still_dying_is_waited_for() {
+    if !can_mount() {
+        return;
+    }
+    let user = User::with_table();
+    let dir = mount(&user, "mnt");
+    let run = user.home.path().join(".local/state/pgfiles/run");
+    let lock = fs::read_dir(&run)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .find(|file| file.extension().is_some_and(|end| end == "lock"));
+    let lock = fs::File::open(lock.unwrap()).unwrap();
+    kill_process(pid(&user), Signal::KILL).unwrap();
+    // As if the daemon had not let go of it yet.
+    lock.lock().unwrap();
+    let mut child = user.command([Path::new("mount"), &dir]).spawn().unwrap();
+    let until = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < until {
+        assert_eq!(child.try_wait().unwrap().map(|status| status.code()), None, "it waits");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(lock);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    fs::write(dir.join("a"), "x").unwrap();
+    user.run([Path::new("unmount"), &dir]).ok();
+}
+
 #[test]
 fn an_interrupted_mount_leaves_nothing() {
     if !can_mount() {
