@@ -58,7 +58,11 @@ impl Transaction<'_> {
             Op::Link(op) => &op.to,
             Op::Copy(op) => &op.to,
             Op::Restore(op) => &op.key,
-            Op::Body(_) | Op::RemoveDir(_) | Op::RenameDir(_) | Op::Exchange(_) | Op::RestoreDir(_) => {
+            Op::RenameDir(op) => {
+                let head = self.rows.newest(op.to.as_str()).map(|row| row.head(None));
+                return Outcome { head, ..Outcome::default() };
+            }
+            Op::Body(_) | Op::RemoveDir(_) | Op::Exchange(_) | Op::RestoreDir(_) => {
                 return Outcome::default();
             }
         };

@@ -111,7 +111,9 @@ BEGIN
   FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
     op := ops->n;
     made := '{}';
-    IF op->>'op' IN ('body', 'rmdir', 'renamedir', 'exchange', 'restoredir') THEN
+    IF op->>'op' = 'renamedir' THEN
+      made := @schema@.pgfiles_marker(op->>'to');
+    ELSIF op->>'op' IN ('body', 'rmdir', 'exchange', 'restoredir') THEN
       made := jsonb_build_object('id', op->'id', 'files', 0);
     ELSE
       -- Where the row itself went on (extended, moved), the head of its key is the nearest thing to say.

@@ -3,14 +3,14 @@
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename_dir(op jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   src text := op->>'from'; dst text := op->>'to'; new_id uuid := (op->>'id')::uuid; there record; files bigint; revives bool;
-  young jsonb := op->'young'; implied text[]; fenced bool; marker record;
+  young jsonb := op->'young'; implied text[]; fenced bool;
 BEGIN
   IF src = '' OR dst = '' OR left(src, 1) = '/' OR left(dst, 1) = '/' OR right(src, 1) <> '/' OR right(dst, 1) <> '/'
      OR starts_with(dst, src) THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be moved to %s', to_json(src), to_json(dst)));
   END IF;
   IF EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = src) THEN
-    RETURN jsonb_build_object('id', new_id, 'files', 0);
+    RETURN @schema@.pgfiles_marker(dst) || '{"files":0}';
   END IF;
   PERFORM @schema@.pgfiles_lock_dirs(ARRAY[src, dst], true);
   PERFORM @schema@.pgfiles_revives(src); -- for its lock on the parent
@@ -39,8 +39,14 @@ BEGIN
   END IF;
   PERFORM @schema@.pgfiles_move_implied(new_id, src, dst, implied, revives, srv);
   PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n);
-  SELECT p.id, p.meta INTO marker FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
-  RETURN jsonb_build_object('id', marker.id, 'key', dst, 'meta', marker.meta, 'files', files);
+  RETURN @schema@.pgfiles_marker(dst) || jsonb_build_object('files', files);
+END $$;
+
+-- What is answered about a directory that was renamed: the marker that it has now.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_marker(dir text) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN coalesce((SELECT jsonb_build_object('id', p.id, 'key', p.key, 'meta', p.meta) FROM @schema@.pgfiles p WHERE p.key = dir
+    ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1), '{}');
 END $$;
 
 -- Where a directory with a long path keeps its names (meta.alias) after a directory above was moved.
