@@ -366,6 +366,10 @@ impl Table {
                 node.unlinked = true;
                 node.pending = false;
                 node.dirty = false;
+                // Other names that are known here were removed by other clients.
+                for (dir, name) in node.places.clone() {
+                    self.leave(no, (dir, &name));
+                }
             }
             self.ahead.remove(&no);
             self.tidy(no);

@@ -81,7 +81,7 @@ fn random_operations_on_postgres() {
     check(&Plan { bytes_max: 300_000, whole_every: 50, ..plan(250, Kind::Postgres) });
 }
 
-/// A bug is planted: every ninth commit fails. What is left of the run cannot be shorter, and does fail.
+/// A bug is planted: every ninth commit of a mount fails. What is left of the run cannot be shorter, and does fail.
 #[test]
 fn a_failing_run_is_made_short() {
     let plan = plan(500, Kind::Broken { every: 9 });
@@ -89,7 +89,7 @@ fn a_failing_run_is_made_short() {
     assert!(ran.failure.is_some() && ran.steps.len() < 500, "{:?}", ran.failure);
     let (kept, said) = shortest(&plan, &ran.steps, Duration::from_secs(60));
     assert!(said.contains("Invalid"), "{said}");
-    assert!(kept.len() <= 9, "{} of {}: {kept:?}", kept.len(), ran.steps.len());
+    assert!(kept.len() <= 12, "{} of {}: {kept:?}", kept.len(), ran.steps.len());
     let text: String = kept.iter().map(|step| format!("{step}\n")).collect();
     assert_eq!(step::parse(&text), kept);
     let again = Plan { whole_every: 1, ..plan };
@@ -138,7 +138,9 @@ fn many_seeds() {
 
 /// All that a run can stand on but Postgres, by turns.
 fn varied(seed: u64) -> Plan {
-    let plan = Plan { whole_every: 50, ..Plan::new(seed, 2_000) };
+    // Short ones are made short soon; what takes long to go wrong needs long ones.
+    let steps = if seed % 16 < 14 { 300 } else { 2_000 };
+    let plan = Plan { whole_every: 100, ..Plan::new(seed, steps) };
     let on = |on| Plan { on, ..plan.clone() };
     match seed % 12 {
         0 => Plan { mounts: 3, ..plan },
