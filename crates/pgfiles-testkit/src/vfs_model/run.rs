@@ -728,7 +728,7 @@ impl Run {
         let there = self.world.tree.find(dir, name);
         let below = self.world.key(&(dir, name.to_vec()));
         let key = self.key(&below)?;
-        let (by_sql, data) = (step.n[2] % 2 == 0, bytes(step.n[2], step.n[1].min(200_000)));
+        let (by_sql, data) = (step.n[2].is_multiple_of(2), bytes(step.n[2], step.n[1].min(200_000)));
         let links = there.map_or(0, |id| self.world.tree.node(id).places.len());
         if there.is_some_and(|id| !self.world.tree.node(id).is_file()) {
             return Ok(false);

@@ -1,5 +1,6 @@
 //! What the model test found, each as the shortest run that showed it.
 
+use pgfiles_store::layer::log::Mode;
 use pgfiles_testkit::vfs_model::{Kind, Plan, replay};
 
 fn on_memory(text: &str) {
@@ -60,6 +61,20 @@ fn a_restored_file_has_a_number_of_its_own() {
          unlink 1 0 /a / 0 0 0 0
          rename 0 0 /b /c 0 0 0 0
          restore 0 0 /b / 1 0 0 0",
+    );
+}
+
+#[test]
+fn a_file_is_saved_where_it_was_looked_up() {
+    let plan = Plan { on: Kind::Layers { mode: Mode::Close, told: true }, ..Plan::new(123, 0) };
+    replay(
+        &plan,
+        "create 0 1 /e / 5 0 0 0
+         close 0 1 / / 2 0 0 0
+         link 0 3 /e /b 0 0 0 0
+         readdir 1 3 / / 1 1 0 0
+         rename 0 3 /e /d 0 0 0 0
+         create 1 3 /b / 5 0 0 0",
     );
 }
 
