@@ -1,22 +1,13 @@
-//! The reference model of the filesystem over [`PgStore`], through all layers.
+//! The model test of the filesystem on Postgres, through all layers, with a client that speaks SQL.
 
-use std::sync::Arc;
-use std::time::Duration;
+use pgfiles_testkit::vfs_model::{Kind, Plan, check, number};
 
-use pgfiles_store::layer::{Stack, StackConfig};
-use pgfiles_store::pg::{PgOptions, PgStore};
-use pgfiles_testkit::postgres::Postgres;
-use pgfiles_testkit::vfs_model::{Plan, run};
-
-use crate::pg_store::initialise;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_operations() {
-    let database = Postgres::shared().database().await;
-    initialise(&database.dsn()).await;
-    let server = PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap();
-    let config = StackConfig { metadata_ttl: Duration::from_secs(3600), ..StackConfig::default() };
-    let stack = Stack::new(Arc::new(server), config);
-    let seed = uuid::Uuid::new_v4().as_u128() as u64;
-    run(stack.store.clone(), Plan::new(seed, 300)).await;
+#[test]
+fn random_operations() {
+    let seed = number("PGFILES_TEST_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u128() as u64);
+    println!("PGFILES_TEST_SEED={seed}");
+    let steps = number("PGFILES_TEST_STEPS").map_or(250, |steps| steps as usize);
+    // Time passes by itself here: nothing may depend on it.
+    let young_seconds = 10_000_000;
+    check(&Plan { on: Kind::Postgres, bytes_max: 300_000, whole_every: 50, young_seconds, ..Plan::new(seed, steps) });
 }
