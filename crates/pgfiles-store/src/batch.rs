@@ -289,6 +289,9 @@ pub struct Outcome {
     pub moved: bool,
     /// Other keys whose heads changed with it: names of the same inode, or of one that lost a name.
     pub also: Vec<Key>,
+    /// The batch was sent again after its reply was lost: where one name of an inode is left, `also` may lack it. Set by the
+    /// retry layer.
+    pub resent: bool,
 }
 
 impl Op {

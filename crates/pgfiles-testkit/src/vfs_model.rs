@@ -29,7 +29,7 @@ use run::Run;
 
 /// Open files of a mount.
 pub const OPEN_MAX: usize = 6;
-/// How long making a failure short may take.
+/// How long making a failure short may take; PGFILES_TEST_SHRINK gives another number of seconds.
 const SHRINK_TIME: Duration = Duration::from_secs(90);
 /// No operation takes that long, on a clock that stands still while anything is done.
 const STEP_TAKES_MAX: Duration = Duration::from_secs(6 * 3600);
@@ -172,7 +172,8 @@ pub fn shortest(plan: &Plan, steps: &[Step], time: Duration) -> (Vec<Step>, Stri
 
 fn report(plan: &Plan, steps: &[Step], failure: &str) -> String {
     eprintln!("seed {} on {plan:?}: {failure}; making it short", plan.seed);
-    let (kept, said) = shortest(plan, steps, SHRINK_TIME);
+    let time = number("PGFILES_TEST_SHRINK").map_or(SHRINK_TIME, Duration::from_secs);
+    let (kept, said) = shortest(plan, steps, time);
     let text: String = kept.iter().map(|step| format!("{step}\n")).collect();
     format!("seed {} on {plan:?}: {failure}\n\nshortest, {} steps of {}: {said}\n{text}", plan.seed, kept.len(), steps.len())
 }

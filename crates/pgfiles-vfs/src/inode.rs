@@ -278,15 +278,20 @@ impl Table {
         (node.facts.hard_link() == Some(group)).then_some(no)
     }
 
-    /// A node is found at one more name; what was known there is detached.
+    /// A node is found at a name of several; what was known there is detached. What others did to its other names is not
+    /// known, so this is where it is published from now on, but for what is unpublished already.
     pub fn add_place(&mut self, no: InodeNo, parent: InodeNo, name: &Name) -> Result<()> {
         self.node(parent)?;
-        if self.child(parent, name) == Some(no) {
-            return Ok(());
+        if self.child(parent, name) != Some(no) {
+            self.detach(parent, name);
+            self.node_mut(no)?.places.push((parent, name.clone()));
+            self.node_mut(parent)?.children.insert(name.clone(), no);
         }
-        self.detach(parent, name);
-        self.node_mut(no)?.places.push((parent, name.clone()));
-        self.node_mut(parent)?.children.insert(name.clone(), no);
+        let node = self.node_mut(no)?;
+        let at = node.places.iter().position(|place| (place.0, &place.1) == (parent, name));
+        if let Some(at) = at.filter(|_| !node.is_ahead()) {
+            node.places.swap(0, at);
+        }
         Ok(())
     }
 
@@ -392,6 +397,10 @@ impl Table {
                 node.unlinked = true;
                 node.pending = false;
                 node.dirty = false;
+                // Other names that are known here were removed by other clients.
+                for (dir, name) in node.places.clone() {
+                    self.leave(no, (dir, &name));
+                }
             }
             self.ahead.remove(&no);
             self.tidy(no);

@@ -217,7 +217,8 @@ impl Store for Retry {
                 Err(error) if !error.is_retryable() && error.kind() != Kind::ServerChanged => unknown = false,
                 _ => {}
             }
-            if let Some(answer) = attempts.judge(result).await {
+            if let Some(mut answer) = attempts.judge(result).await {
+                answer.iter_mut().flatten().for_each(|outcome| outcome.resent = batch.again);
                 return answer.map_err(|error| if unknown { error.unknown_outcome() } else { error });
             }
         }

@@ -73,7 +73,7 @@ impl Transaction<'_> {
             .as_ref()
             .and_then(|head| head.meta.hard_link.as_deref())
             .map_or_else(Vec::new, |group| self.rows.names_of(group));
-        Outcome { head, files: 0, moved, also }
+        Outcome { head, moved, also, ..Outcome::default() }
     }
 
     fn put(&mut self, op: &Put) -> Result<Outcome> {
@@ -428,12 +428,14 @@ impl Transaction<'_> {
             meta.remove(own);
         }
         let head = self.rows.newest(&version.key).cloned();
-        let elsewhere = head.as_ref().is_some_and(|head| head.meta.contains_key("hard_link"));
+        let elsewhere = head.as_ref().is_some_and(|head| ["to", "hard_link"].iter().any(|field| head.meta.contains_key(*field)));
         match head {
             Some(head) if head.is_live() => meta.extend(passed_on(&head.meta)),
-            // The inode lives on under its other names.
+            // The inode lives on where it was moved to, or under its other names.
             Some(_) if elsewhere => drop(meta.insert("ino".into(), self.clock.ino().to_string().into())),
-            _ => {}
+            // That of the version itself may live on elsewhere, when another file was deleted here since.
+            Some(head) => meta.extend(head.meta.get("ino").map(|ino| ("ino".to_owned(), ino.clone()))),
+            None => {}
         }
         let group = meta.get("hard_link").and_then(Value::as_str).map(str::to_owned);
         meta.extend(content);

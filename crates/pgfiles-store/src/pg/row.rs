@@ -107,7 +107,7 @@ fn outcome(mut result: Value) -> Result<Outcome> {
     let moved = result.get("moved").and_then(Value::as_bool).unwrap_or(false);
     let keys = result.get("also").and_then(Value::as_array).into_iter().flatten();
     let also = keys.filter_map(|key| Key::new(key.as_str()?).ok()).collect();
-    Ok(Outcome { head, files, moved, also })
+    Ok(Outcome { head, files, moved, also, resent: false })
 }
 
 /// Operations as `pgfiles_commit` takes them, and the bodies that they number from 1.

@@ -10,6 +10,7 @@ mod pg_bouncer_suite;
 mod pg_chaos;
 mod pg_connect;
 mod pg_listen;
+mod pg_model;
 mod pg_store;
 mod pg_suite;
 mod pg_tls;

@@ -157,6 +157,16 @@ impl Run {
                 return Ok(false);
             }
         }
+        let done = self.carry_out(step).await;
+        if let Some(memory) = self.ground.memory.as_ref().filter(|_| client) {
+            // Nobody sends again what a client had committed that is no mount.
+            memory.flush();
+        }
+        done
+    }
+
+    async fn carry_out(&mut self, step: &Step) -> Result<bool> {
+        let at = step.at;
         match step.what {
             What::Create | What::Open => self.create(step).await,
             What::Write | What::Ftruncate | What::Allocate | What::Copy => self.change(step).await,

@@ -44,7 +44,9 @@ impl Vfs {
             let mut table = self.table();
             let node = table.node_mut(no)?;
             node.facts.ctime = now;
-            node.facts.set_nlink(others.len() as u32 + 1);
+            // Where the reply was lost and one name is left, the server cannot say any more which it is.
+            let left = if stored && others.is_empty() { node.facts.nlink() - 1 } else { others.len() as u32 };
+            node.facts.set_nlink(left + 1);
             table.unlink(parent, &name);
         }
         self.stamp_dir(parent);

@@ -2,6 +2,7 @@
 
 mod locks;
 mod model;
+mod model_found;
 mod rows;
 mod suite;
 

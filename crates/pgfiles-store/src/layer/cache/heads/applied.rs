@@ -13,6 +13,13 @@ impl Heads {
     /// The operations were committed with these outcomes; the answer is as old as `begun`, the moment before the commit
     /// was sent.
     pub fn applied(&self, begun: Instant, ops: &[Op], outcomes: &[Outcome]) {
+        // Which other names changed with these is not known for sure.
+        let loses_names = |(op, outcome): (&Op, &Outcome)| {
+            outcome.resent && matches!(op, Op::Delete(_) | Op::RemoveDir(_) | Op::Rename(_) | Op::RenameDir(_) | Op::Exchange(_))
+        };
+        if ops.iter().zip(outcomes).any(loses_names) {
+            self.invalidate_all();
+        }
         let mut known = self.lock();
         for (index, op) in ops.iter().enumerate() {
             known.stamp += 1;
