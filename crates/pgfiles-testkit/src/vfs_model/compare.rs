@@ -268,6 +268,7 @@ impl Run {
                 break;
             }
         }
+        self.ground.let_bodies_age().await?;
         self.ground.server.maintain(prefix, "nobody", Maintenance::Sweep).await?;
         let left = self.ground.store().usage(prefix).await?;
         let rows = [left.files, left.dirs, left.history_rows, left.body_rows];

@@ -16,7 +16,7 @@ use pgfiles_store::mem::MemStore;
 use pgfiles_store::pg::connect::{Connector, Need};
 use pgfiles_store::pg::dsn::{Dsn, Environment};
 use pgfiles_store::pg::{PgOptions, PgStore, schema};
-use pgfiles_store::store::{Server, Store};
+use pgfiles_store::store::{HEARTBEAT_EXPIRY_SECONDS, Server, Store};
 use pgfiles_store::version;
 use pgfiles_vfs::{Vfs, VfsConfig};
 use serde_json::json;
@@ -187,6 +187,17 @@ impl Ground {
             Some(memory) => &**memory,
             None => &*self.server,
         }
+    }
+
+    /// Rows of bodies become as old as those have to be that are swept.
+    pub async fn let_bodies_age(&self) -> Result<()> {
+        if let Some(sql) = &self.sql {
+            let older = "UPDATE pgfiles SET meta = meta || '{\"created_at\":\"2000-01-01T00:00:00Z\"}' WHERE left(key, 1) = '/' AND meta ? 'lin'";
+            sql.execute(older, &[]).await?;
+        } else {
+            tokio::time::advance(Duration::from_secs(HEARTBEAT_EXPIRY_SECONDS + 1)).await;
+        }
+        Ok(())
     }
 
     /// Whether rows can be changed one by one.
