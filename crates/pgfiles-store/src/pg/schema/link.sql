@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_links_max() RETURNS int LANGUAGE sql
 
 -- Whoever changes a group has it alone until the transaction ends.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_lock_links(hard_link text) RETURNS void LANGUAGE sql VOLATILE AS
-$$ SELECT pg_advisory_xact_lock(hashtextextended(hard_link, 7105)) $$;
+$$ SELECT pg_advisory_xact_lock(hashtextextended(hard_link, 7106)) $$;
 
 -- The live names of a group in byte order, with their heads: two index probes a name, however long the histories are.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_links(hard_link text) RETURNS TABLE(key text, id uuid, meta jsonb) LANGUAGE plpgsql VOLATILE
