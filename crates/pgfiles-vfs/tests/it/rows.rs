@@ -144,6 +144,8 @@ async fn link_counts_of_directories_that_this_mount_knows_in_full() {
     assert_eq!((a.nlink, nlink(a.ino).await, nlink(b.ino).await), (2, 4, 2));
     bench.vfs.rename(a.ino, b"one", b.ino, b"one", false).await.unwrap();
     assert_eq!((nlink(a.ino).await, nlink(b.ino).await), (3, 3));
+    let one = bench.lookup(b.ino, "one").await.unwrap();
+    assert_eq!(nlink(one).await, 2, "what is empty stays empty under another name");
     bench.vfs.rmdir(b.ino, b"one").await.unwrap();
     assert_eq!(nlink(b.ino).await, 2);
     // The root was not listed: what is in it is not known.
