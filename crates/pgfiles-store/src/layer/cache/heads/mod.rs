@@ -333,11 +333,11 @@ impl Listing {
         let order = self.order.get_or_insert_with(|| names.iter().filter_map(|(name, known)| known.place(name)).collect());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut places = order.range::<str, _>((from, Bound::Unbounded));
-        let entry = |place: &Box<str>| {
+        let entry = |place: &str| {
             let name = place.strip_suffix('/').unwrap_or(place);
             Some((name.to_owned(), names.get(name)?.entry.clone()?))
         };
-        let entries: Vec<_> = places.by_ref().take(limit).filter_map(entry).collect();
+        let entries: Vec<_> = places.by_ref().take(limit).filter_map(|place| entry(place)).collect();
         let last = entries.last().map(|(name, entry)| sort_key(name, entry));
         let next = places.next().and(last);
         (entries, next)
