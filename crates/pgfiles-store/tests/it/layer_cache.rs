@@ -124,6 +124,58 @@ async fn a_directory_made_here_is_known_to_be_empty() {
     assert_eq!(rest.entries.first().map(|(name, _)| name.as_str()), Some("07"));
 }
 
+/// Names come, go and become directories between the pages of listings that the cache answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_changes_between_pages_is_listed_in_order() {
+    let bench = bench(StackConfig::default());
+    let mut random = StdRng::seed_from_u64(5);
+    let name = |n: u32| format!("{:02}{}", n / 2, if n.is_multiple_of(2) { "" } else { "-" });
+    // 0: absent, 1: a file, 2: a directory.
+    let mut kinds = [0_u32; 60];
+    bench.commit(Op::Put(Put { expect: Precondition::Absent, ..mkdir("d") })).await;
+    for _ in 0..300 {
+        let stable = kinds;
+        let mut touched = [false; 60];
+        let (mut seen, mut from) = (Vec::new(), None);
+        loop {
+            let page = bench.stack.store.list(&dir("d"), from.as_ref(), 9, 0).await.unwrap();
+            seen.extend(page.entries.into_iter().map(|(name, entry)| (name, 1 + u32::from(matches!(entry, Entry::Dir(_))))));
+            let Some(next) = page.next else { break };
+            from = Some(next);
+            let n = random.random_range(0..60_u32);
+            let (path, kind) = (format!("d/{}", name(n)), &mut kinds[n as usize]);
+            let op = match (*kind, random.random()) {
+                (0, true) => Op::Put(put(&path, b"")),
+                (0, false) => Op::Put(mkdir(&path)),
+                (1, _) => delete(&path),
+                _ => rmdir(&path, true),
+            };
+            *kind = match &op {
+                Op::Put(op) if op.key.is_marker() => 2,
+                Op::Put(_) => 1,
+                _ => 0,
+            };
+            touched[n as usize] = true;
+            bench.commit(op).await;
+        }
+        let place = |(name, kind): &(String, u32)| if *kind == 2 { format!("{name}/") } else { name.clone() };
+        assert!(seen.windows(2).all(|pair| place(&pair[0]) < place(&pair[1])), "{seen:?}");
+        for n in (0..60_u32).filter(|n| !touched[*n as usize]) {
+            let shown = seen.iter().find(|(shown, _)| *shown == name(n)).map_or(0, |(_, kind)| *kind);
+            assert_eq!(shown, stable[n as usize], "{}", name(n));
+        }
+        // A listing of one page leaves no moment for a change: more names for the next one.
+        for _ in 0..(if seen.len() < 20 { 5 } else { 0 }) {
+            let n = random.random_range(0..60_u32);
+            if kinds[n as usize] == 0 {
+                kinds[n as usize] = 1;
+                bench.commit(Op::Put(put(&format!("d/{}", name(n)), b""))).await;
+            }
+        }
+    }
+    assert_eq!(bench.faults.calls(Call::List), 0, "the directory was made here and is known in full");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn directories_that_move_or_go_take_their_names_along() {
     let bench = bench(StackConfig::default());

@@ -11,9 +11,10 @@
 
 mod applied;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -74,8 +75,9 @@ struct Listing {
     /// Answers about names that are not known here are not kept if they were asked for before this stamp.
     void: u64,
     used: u64,
-    /// The names that are live, as a listing orders them; made when it is first asked for.
-    order: Option<Arc<[Box<str>]>>,
+    /// The live names by [`sort_key`]; made when a page is first asked for, and kept up with each change from then on: who
+    /// lists a directory that is being emptied asks for a page after each removal.
+    order: Option<BTreeSet<Box<str>>>,
 }
 
 struct Name {
@@ -298,6 +300,11 @@ impl Name {
     fn is_dir(&self) -> bool {
         matches!(self.entry, Some(Entry::Dir(_)))
     }
+
+    /// Where it stands in a listing, if it is live.
+    fn place(&self, name: &str) -> Option<Box<str>> {
+        self.entry.as_ref().map(|entry| sort_key(name, entry).into_boxed_str())
+    }
 }
 
 impl Listing {
@@ -311,19 +318,28 @@ impl Listing {
         (now.saturating_duration_since(at) < ttl).then_some((entry, at))
     }
 
+    /// Keeps the order up with what is about to be known of a name.
+    fn reorder(&mut self, name: &str, known: &Name) {
+        let Some(order) = &mut self.order else { return };
+        let (old, new) = (self.names.get(name).and_then(|known| known.place(name)), known.place(name));
+        if old != new {
+            old.map(|place| order.remove(&place));
+            order.extend(new);
+        }
+    }
+
     fn page(&mut self, after: Option<&str>, limit: usize) -> (Vec<(String, Entry)>, Option<String>) {
         let names = &self.names;
-        let place = |name: &str| names.get(name).and_then(|known| known.entry.as_ref()).map(|entry| sort_key(name, entry));
-        let order = self.order.get_or_insert_with(|| {
-            let mut live: Vec<(String, Box<str>)> = names.keys().filter_map(|name| Some((place(name)?, name.clone()))).collect();
-            live.sort_unstable();
-            live.into_iter().map(|(_, name)| name).collect()
-        });
-        let start = after.map_or(0, |after| order.partition_point(|name| place(name).is_none_or(|key| key.as_str() <= after)));
-        let end = order.len().min(start + limit);
-        let slice = order.get(start..end).unwrap_or_default();
-        let entries: Vec<_> = slice.iter().filter_map(|name| Some((name.to_string(), names.get(name)?.entry.clone()?))).collect();
-        let next = if end < order.len() { entries.last().map(|(name, entry)| sort_key(name, entry)) } else { None };
+        let order = self.order.get_or_insert_with(|| names.iter().filter_map(|(name, known)| known.place(name)).collect());
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut places = order.range::<str, _>((from, Bound::Unbounded));
+        let entry = |place: &str| {
+            let name = place.strip_suffix('/').unwrap_or(place);
+            Some((name.to_owned(), names.get(name)?.entry.clone()?))
+        };
+        let entries: Vec<_> = places.by_ref().take(limit).filter_map(|place| entry(place)).collect();
+        let last = entries.last().map(|(name, entry)| sort_key(name, entry));
+        let next = places.next().and(last);
         (entries, next)
     }
 }
@@ -373,21 +389,15 @@ impl Known {
             self.referred.insert(body);
         }
         let listing = self.listing(dir);
-        let live = known.entry.as_ref().map(std::mem::discriminant);
+        listing.reorder(name, &known);
         listing.subdirs += u32::from(known.is_dir());
         let mut grown = 0;
         match listing.names.get_mut(name) {
             Some(old) => {
                 listing.subdirs -= u32::from(old.is_dir());
-                if old.entry.as_ref().map(std::mem::discriminant) != live {
-                    listing.order = None;
-                }
                 *old = known;
             }
             None => {
-                if live.is_some() {
-                    listing.order = None;
-                }
                 listing.names.insert(name.into(), known);
                 grown = 1;
             }
@@ -422,7 +432,7 @@ impl Known {
     fn forget_tree(&mut self, dir: &str) {
         let below: Vec<Box<str>> = self
             .dirs
-            .range::<str, _>((std::ops::Bound::Included(dir), std::ops::Bound::Unbounded))
+            .range::<str, _>((Bound::Included(dir), Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(dir))
             .map(|(key, _)| key.clone())
             .collect();
