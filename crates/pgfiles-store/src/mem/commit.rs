@@ -430,12 +430,13 @@ impl Transaction<'_> {
         let head = self.rows.newest(&version.key).cloned();
         let elsewhere = head.as_ref().is_some_and(|head| ["to", "hard_link"].iter().any(|field| head.meta.contains_key(*field)));
         match head {
-            Some(head) if head.is_live() => meta.extend(passed_on(&head.meta)),
-            // The inode lives on where it was moved to, or under its other names.
-            Some(_) if elsewhere => drop(meta.insert("ino".into(), self.clock.ino().to_string().into())),
-            // That of the version itself may live on elsewhere, when another file was deleted here since.
-            Some(head) => meta.extend(head.meta.get("ino").map(|ino| ("ino".to_owned(), ino.clone()))),
-            None => {}
+            Some(head) if head.is_live() => meta = passed_on(&head.meta),
+            // The inode lives on where it was moved to, or under its other names; or another one was deleted here since, and
+            // where that of the version is by now is not known.
+            Some(head) if elsewhere || head.meta.get("ino") != meta.get("ino") => {
+                meta.insert("ino".into(), self.clock.ino().to_string().into());
+            }
+            Some(_) | None => {}
         }
         let group = meta.get("hard_link").and_then(Value::as_str).map(str::to_owned);
         meta.extend(content);

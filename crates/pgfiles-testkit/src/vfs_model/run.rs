@@ -661,7 +661,8 @@ impl Run {
         let all = What::PurgeDir == step.what;
         let nameless = |id: Id| self.world.tree.node(id).places.is_empty();
         let open = self.world.open.iter().flatten().flatten();
-        if step.what != What::Restore && open.clone().any(|open| nameless(open.id)) {
+        // Its rows may go; and its inode number is taken on its mount, if it comes back as another file.
+        if open.clone().any(|open| nameless(open.id)) {
             return Ok(false);
         }
         let purge = |scope, keep: u64| Purge {
@@ -729,6 +730,7 @@ impl Run {
         let below = self.world.key(&(dir, name.to_vec()));
         let key = self.key(&below)?;
         let (by_sql, data) = (step.n[2].is_multiple_of(2), bytes(step.n[2], step.n[1].min(200_000)));
+        let nameless = self.world.open.iter().flatten().flatten().any(|open| self.world.tree.node(open.id).places.is_empty());
         let links = there.map_or(0, |id| self.world.tree.node(id).places.len());
         if there.is_some_and(|id| !self.world.tree.node(id).is_file()) {
             return Ok(false);
@@ -753,7 +755,9 @@ impl Run {
                 ensure!(rows == 1, "{rows} rows");
                 self.world.updated(id, data);
             }
-            (What::DeleteRow, Some(id)) if links <= 1 && self.ground.has_sql() && self.world.tree.names(dir).len() > 1 => {
+            (What::DeleteRow, Some(id))
+                if links <= 1 && !nameless && self.ground.has_sql() && self.world.tree.names(dir).len() > 1 =>
+            {
                 let rows = self.ground.delete_row(&key).await?;
                 ensure!(rows == 1, "{rows} rows");
                 let left = self.world.pop(&below);

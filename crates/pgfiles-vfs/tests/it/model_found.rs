@@ -65,6 +65,37 @@ fn a_restored_file_has_a_number_of_its_own() {
 }
 
 #[test]
+fn a_restored_file_has_not_the_number_of_a_symlink() {
+    on_memory(
+        "mkdir 0 2 /d / 0 0 0 0
+         mkdir 0 5 /f / 0 0 0 0
+         put 0 4 /fg / 0 0 949048 0
+         mkdir 1 0 /dg / 0 0 0 0
+         rename 0 0 /fg /dgh 0 0 0 0
+         truncate 0 0 /dgh / 76 0 0 0
+         symlink 0 2 /c / 0 0 0 0
+         exchange 0 2 /dgh /c 0 0 0 0
+         unlink 0 0 /dgh / 0 0 0 0
+         restore 0 0 /dgh / 2 0 0 0",
+    );
+}
+
+#[test]
+fn a_restore_leaves_the_attributes_of_what_is_there() {
+    on_memory(
+        "mkdir 0 0 /f / 0 0 0 0
+         create 0 1 /fa / 1 0 0 0
+         link 0 1 /fa /fh 0 0 0 0
+         mkdir 0 0 /ff / 0 0 0 0
+         put 0 0 /ffg / 0 96 17721 0
+         rename 0 0 /ffg /g 1 0 0 0
+         link 0 0 /g /ffc 0 0 0 0
+         rename 0 3 /ffc /fh 0 0 0 0
+         restore 0 0 /fh / 1 0 0 0",
+    );
+}
+
+#[test]
 fn a_file_is_saved_where_it_was_looked_up() {
     let plan = Plan { on: Kind::Layers { mode: Mode::Close, told: true }, ..Plan::new(123, 0) };
     replay(

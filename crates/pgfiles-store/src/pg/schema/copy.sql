@@ -123,17 +123,17 @@ BEGIN
 END $$;
 
 -- A new version of a key with the content of one of its rows. Its attributes are those of a live head; else the old ones,
--- but for the inode number: a new one where the file that was here last lives on under another name, else that file's. The one
--- of the row may live on elsewhere.
+-- but for the inode number where the file that was here last lives on under another name, or was another than the row's, whose
+-- number may be in use elsewhere.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_bring_back(new_id uuid, k text, source uuid, old jsonb, expect jsonb, srv jsonb, n int)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE content record; attributes jsonb := @schema@.pgfiles_attributes(old) - '{rev,hard_link,nlink}'::text[]; head jsonb;
 BEGIN
   SELECT p.meta INTO head FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
-  IF head @> '{"deleted":true}' AND head ?| '{to,hard_link}' THEN
+  IF NOT head @> '{"deleted":true}' THEN
+    attributes := '{}';
+  ELSIF head ?| '{to,hard_link}' OR head->'ino' IS DISTINCT FROM old->'ino' THEN
     attributes := attributes || jsonb_build_object('ino', @schema@.pgfiles_new_ino());
-  ELSIF head @> '{"deleted":true}' AND head ? 'ino' THEN
-    attributes := attributes || jsonb_build_object('ino', head->'ino');
   END IF;
   SELECT * INTO content FROM @schema@.pgfiles_content(source, k, false);
   RETURN @schema@.pgfiles_put(new_id, k, content.part || jsonb_build_object('restored_from', old->'version'), attributes,
