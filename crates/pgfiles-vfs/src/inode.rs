@@ -262,6 +262,7 @@ impl Table {
                 let node = self.node_mut(no)?;
                 if !node.is_ahead() {
                     node.refresh(facts);
+                    self.found_at(no, parent, name);
                 }
                 return Ok(no);
             }
@@ -278,8 +279,7 @@ impl Table {
         (node.facts.hard_link() == Some(group)).then_some(no)
     }
 
-    /// A node is found at a name of several; what was known there is detached. What others did to its other names is not
-    /// known, so this is where it is published from now on, but for what is unpublished already.
+    /// A node is found at a name of several; what was known there is detached.
     pub fn add_place(&mut self, no: InodeNo, parent: InodeNo, name: &Name) -> Result<()> {
         self.node(parent)?;
         if self.child(parent, name) != Some(no) {
@@ -287,12 +287,24 @@ impl Table {
             self.node_mut(no)?.places.push((parent, name.clone()));
             self.node_mut(parent)?.children.insert(name.clone(), no);
         }
-        let node = self.node_mut(no)?;
-        let at = node.places.iter().position(|place| (place.0, &place.1) == (parent, name));
-        if let Some(at) = at.filter(|_| !node.is_ahead()) {
-            node.places.swap(0, at);
+        if !self.node(no)?.is_ahead() {
+            self.found_at(no, parent, name);
         }
         Ok(())
+    }
+
+    /// What others did to the other names of a node is not known: it is published from now on where it was found. Where it has
+    /// that name only, the others are gone.
+    fn found_at(&mut self, no: InodeNo, parent: InodeNo, name: &Name) {
+        let Some(node) = self.nodes.get_mut(&no) else { return };
+        let here = |place: &(InodeNo, Name)| (place.0, &place.1) == (parent, name);
+        if let Some(at) = node.places.iter().position(here) {
+            node.places.swap(0, at);
+            let gone = if node.facts.hard_link().is_none() { node.places.split_off(1) } else { Vec::new() };
+            for (dir, name) in gone {
+                self.leave(no, (dir, &name));
+            }
+        }
     }
 
     /// Whether the node that is known at a name is another file than the one that the store has there now.

@@ -109,6 +109,17 @@ fn a_file_is_saved_where_it_was_looked_up() {
     );
 }
 
+#[test]
+fn a_file_is_not_saved_under_a_name_that_another_mount_removed() {
+    on_memory(
+        "put 1 0 /b / 0 4422 881271 0
+         mkdir 0 0 /c / 0 0 0 0
+         link 0 0 /b /ca 0 0 0 0
+         unlink 1 0 /ca / 0 0 0 0
+         create 0 4 /b / 5 0 0 0",
+    );
+}
+
 /// Which replies are lost is the same each time: every seventh of a commit.
 #[test]
 fn a_name_that_is_left_after_a_lost_reply() {
