@@ -476,7 +476,8 @@ impl Run {
             }
             _ => {
                 let attr: &[u8] = if n[0] == 0 { b"user.one" } else { b"user.\xfftwo" };
-                let known = self.world.tree.node_mut(id).attrs.xattrs.get_or_insert_default();
+                // Of what came back from the past it is not known before it was seen.
+                let Some(known) = self.world.tree.node_mut(id).attrs.xattrs.as_mut() else { return Ok(false) };
                 if n[1] == 0 {
                     let value = bytes(n[3], n[2]);
                     vfs.setxattr(no, attr, &value, XattrMode::Set).await?;
