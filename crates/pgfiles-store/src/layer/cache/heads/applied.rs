@@ -118,12 +118,16 @@ impl Known {
             }
             Op::RenameDir(op) => {
                 let (Some(from), Some(to)) = (op.from.marker(), op.to.marker()) else { return };
-                // Of what is in it the rows are other ones now; that nothing is stays true.
-                let listing = self.dirs.get(from.as_str()).filter(|listing| listing.complete.is_some());
-                let empty = listing.is_some_and(|listing| listing.names.values().all(|name| name.entry.is_none()));
+                // Of what is in it the rows are other ones now; that nothing is stays as true as it was, and no newer.
+                let empty =
+                    self.dirs.get(from.as_str()).filter(|listing| listing.names.values().all(|name| name.entry.is_none()));
+                let empty_as_of = empty.and_then(|listing| listing.complete);
                 self.forget_tree(from.as_str());
                 self.forget_tree(to.as_str());
-                self.made_dir(begun, &to, head, empty);
+                self.made_dir(begun, &to, head, false);
+                if let Some(at) = empty_as_of {
+                    self.empty(at, &to);
+                }
                 self.removed_dir(begun, &from);
             }
             Op::RestoreDir(op) => {
