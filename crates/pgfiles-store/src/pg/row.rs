@@ -161,7 +161,7 @@ fn operation<'b>(op: &'b Op, bodies: &mut Vec<&'b [u8]>) -> Value {
             "ctime": op.ctime.map(|at| at.to_string()),
         }),
         Op::Link(op) => json!({
-            "op": "link", "id": id(op.id), "from": op.from.as_str(), "to": op.to.as_str(), "expect": {"absent": true},
+            "op": "link", "id": id(op.id), "from": op.from.as_str(), "to": op.to.as_str(),
             "ctime": op.ctime.map(|at| at.to_string()),
         }),
         Op::Copy(op) => json!({

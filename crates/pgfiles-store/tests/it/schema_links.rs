@@ -20,7 +20,7 @@ async fn commit(client: &Client, op: Value) -> Result<Value, String> {
 }
 
 fn link(from: &str, to: &str) -> Value {
-    json!({"op": "link", "id": Uuid::now_v7(), "from": from, "to": to, "expect": {"absent": true}})
+    json!({"op": "link", "id": Uuid::now_v7(), "from": from, "to": to})
 }
 
 async fn text(client: &Client, sql: &str) -> String {

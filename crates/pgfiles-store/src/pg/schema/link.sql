@@ -97,10 +97,7 @@ BEGIN
     PERFORM @schema@.pgfiles_fail('PF008', n, format('%s has %s names, more cannot be had', to_json(src), many - 1));
   END IF;
   SELECT p.id, p.meta INTO d FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
-  PERFORM @schema@.pgfiles_expect(coalesce(op->'expect', 'null'), dst, d.id, d.meta, n);
-  IF d.id IS NOT NULL AND NOT d.meta @> '{"deleted":true}' THEN
-    PERFORM @schema@.pgfiles_fail('PF002', n, to_json(dst) || ' exists');
-  END IF;
+  PERFORM @schema@.pgfiles_expect('{"absent":true}', dst, d.id, d.meta, n);
   IF NOT made ? 'ino' THEN
     made := made || jsonb_build_object('ino', @schema@.pgfiles_implied_ino(src || '/'));
   END IF;
