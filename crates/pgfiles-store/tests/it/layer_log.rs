@@ -437,7 +437,7 @@ mod writeback {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn of_many_creators_one_wins() {
-        for round in 0..20 {
+        for round in 0..200 {
             let bench = with_root(StackConfig::default()).await;
             let callers: Vec<_> = (0..8)
                 .map(|_| {

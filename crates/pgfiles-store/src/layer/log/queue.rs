@@ -349,9 +349,9 @@ impl Log {
     fn foretell(&self, batch: &Batch, asked: &HashMap<Key, Option<Entry>>, asked_at: u64) -> Option<Vec<Outcome>> {
         let begun = Instant::now();
         let mut state = lock(&self.queue.state);
-        if !asked.is_empty() && state.next != asked_at && self.heads.ttl().is_zero() {
-            return None; // somebody else may have changed what was asked for, and the cache does not know
-        }
+        // What was queued since may be committed and forgotten by the cache again: then only what that still holds counts.
+        let nothing = HashMap::new();
+        let asked = if state.next == asked_at { asked } else { &nothing };
         let heads = &*self.heads;
         let (overlay, known_numbers) = (&state.overlay, &state.numbers);
         let (staged, numbers) = (HashMap::new(), HashMap::new());
