@@ -212,7 +212,8 @@ impl State {
             }
         }
         self.written += 1;
-        if batch.durability == Durability::Sync {
+        // As on Postgres, where a transaction that wrote nothing waits for no disk.
+        if batch.durability == Durability::Sync && self.rows.mark() != mark {
             self.flush();
         }
         Ok(outcomes)

@@ -109,15 +109,14 @@ impl FaultStore {
     async fn before(&self, call: Call) -> Result<(bool, u64)> {
         let mut lose_reply = false;
         let outages = self.state().outages;
+        // Before the call is counted: whoever sees the count may release it.
+        let mut gate = self.gate.subscribe();
         for fault in self.due(call) {
             match fault {
                 Fault::Fail(kind) => return Err(StoreError::new(kind, format!("{call:?} fails: {kind:?} was asked for"))),
                 Fault::LoseReply => lose_reply = true,
                 Fault::Delay(time) => tokio::time::sleep(time).await,
-                Fault::Hold => {
-                    let mut gate = self.gate.subscribe();
-                    let _ = gate.changed().await;
-                }
+                Fault::Hold => drop(gate.changed().await),
             }
         }
         Ok((lose_reply, outages))

@@ -180,6 +180,47 @@ async fn what_is_answered_is_seen_after_a_crash_before_anything_else() {
     assert_eq!(bench.stack.log.status().recoveries, 1);
 }
 
+/// A commit whose reply was lost is on the disk and is sent again after a crash: others, answered after it was first
+/// sent, are not on the disk for that.
+async fn sent_again_after_a_crash(durability: Durability) -> Bench {
+    let bench = bench(Mode::Close);
+    let store = &bench.stack.store;
+    store.commit(one(create("first", b"1"))).await.unwrap();
+    bench.faults.reset_counts();
+    bench.faults.plan(Some(Call::Commit), 0, Fault::LoseReply, 1);
+    bench.faults.plan(Some(Call::Commit), 1, Fault::Hold, 1);
+    let lost = tokio::spawn({
+        let (store, batch) = (store.clone(), Batch { durability, ..one(create("lost", b"1")) });
+        async move { store.commit(batch).await }
+    });
+    until("the second sending", || bench.faults.calls(Call::Commit) == 2).await;
+    bench.server.flush();
+    store.commit(one(create("later", b"1"))).await.unwrap();
+    bench.server.crash();
+    bench.faults.release();
+    lost.await.unwrap().unwrap();
+    assert_eq!(bench.stack.log.status().recommitted, 1, "the later one");
+    bench.server.crash();
+    bench
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_again_proves_nothing_of_what_was_answered_meanwhile() {
+    let bench = sent_again_after_a_crash(Durability::Async).await;
+    bench.stack.store.commit(one(create("more", b"1"))).await.unwrap();
+    for name in ["first", "lost", "later", "more"] {
+        assert_eq!(history(&*bench.server, &key(name)).await, [Some(b"1".to_vec())], "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_again_is_on_the_disk_with_all_before_it() {
+    let bench = sent_again_after_a_crash(Durability::Sync).await;
+    for name in ["first", "lost", "later"] {
+        assert_eq!(history(&*bench.server, &key(name)).await, [Some(b"1".to_vec())], "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_is_found_without_another_commit() {
     let bench = bench(Mode::Close);

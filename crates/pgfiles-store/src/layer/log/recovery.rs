@@ -22,7 +22,11 @@ const PRESENT_IDS_MAX: usize = 5_000;
 
 impl Log {
     /// Commits on the server. Commits of many callers run side by side; a recovery waits for them and they for it.
+    ///
+    /// A batch that is sent again may have been carried out as early as it was first sent, before much that was answered
+    /// since: it proves nothing of that, neither that it survived (its tick is the first one) nor that it is on the disk.
     pub(super) async fn commit_now(&self, mut batch: Batch) -> Result<Vec<Outcome>> {
+        let mut first = batch.again.then_some(0);
         for _ in 0..CHANGES_MAX {
             let server = self.server().await?;
             let shared = self.order.read().await;
@@ -32,17 +36,22 @@ impl Log {
             batch.durability = if durable { Durability::Sync } else { Durability::Async };
             batch.life = Some(life.clone());
             match self.inner.commit(batch.clone()).await {
+                Ok(outcomes) if durable && !batch.again => {
+                    lock(&self.journal).durable(began);
+                    return Ok(outcomes);
+                }
                 Ok(outcomes) => {
-                    let mut journal = lock(&self.journal);
+                    let began = first.filter(|_| batch.again).unwrap_or(began);
+                    lock(&self.journal).retain(began, batch, &outcomes);
+                    self.retained.notify_one();
+                    drop(shared);
                     if durable {
-                        journal.durable(began);
-                    } else {
-                        journal.retain(began, batch, &outcomes);
-                        self.retained.notify_one();
+                        self.sync_now().await.map_err(StoreError::unknown_outcome)?;
                     }
                     return Ok(outcomes);
                 }
                 Err(error) if error.kind() == Kind::ServerChanged => {
+                    first.get_or_insert(began);
                     batch.again |= error.is_outcome_unknown();
                     drop(shared);
                     self.recover(&life).await?;
