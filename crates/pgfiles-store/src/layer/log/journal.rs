@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::{Batch, Op, Outcome, Put};
-use crate::version::VersionId;
+use crate::key::Key;
+use crate::version::{Head, VersionId};
 
 use crate::layer::cache::heads::touched;
 
@@ -26,9 +27,9 @@ pub struct Journal {
     ops: usize,
     bytes: usize,
     tick: u64,
-    /// Of a retained version in progress: the rows that it replaced one after the other, with the ticks of their
-    /// answers. After a crash any of them may be the one that is on the server again.
-    chains: HashMap<VersionId, Vec<(u64, VersionId)>>,
+    /// Of a retained version in progress: the rows that it replaced one after the other. After a crash any of them may be
+    /// the one that is on the server again.
+    chains: HashMap<VersionId, Vec<Replaced>>,
     /// Rows that are being replaced by commits that are not answered.
     replacing: HashMap<VersionId, VersionId>,
     /// Polls: all that was answered before that tick lies below that point of the server's log.
@@ -45,7 +46,17 @@ struct Retained {
     /// What was committed, without what a later version in progress replaced.
     batch: Arc<Batch>,
     /// Keys and version numbers that it left.
-    heads: Vec<(crate::key::Key, u64)>,
+    heads: Vec<(Key, u64)>,
+    /// Of versions of files with several names: the other names.
+    also: Vec<(VersionId, Key)>,
+}
+
+/// A row that the next one of its version in progress replaced; ticks as in [`Retained`], 0: on the disk.
+#[derive(Debug, Clone, Copy)]
+struct Replaced {
+    began: u64,
+    acked: u64,
+    id: VersionId,
 }
 
 impl Journal {
@@ -84,9 +95,12 @@ impl Journal {
     pub fn retain(&mut self, began: u64, mut batch: Batch, outcomes: &[Outcome]) {
         self.tick += 1;
         let acked = self.tick;
-        for op in &mut batch.ops {
+        let mut also = Vec::new();
+        for (index, op) in batch.ops.iter_mut().enumerate() {
             if let Op::Put(put) = op {
-                self.extend(put);
+                let outcome = outcomes.get(index);
+                self.extend(put, outcome);
+                also.extend(outcome.iter().flat_map(|outcome| &outcome.also).map(|key| (put.id, key.clone())));
             }
         }
         batch.life = None;
@@ -95,34 +109,63 @@ impl Journal {
         self.ids.extend(batch.ops.iter().filter_map(Op::witness));
         let heads = outcomes.iter().filter_map(|outcome| outcome.head.as_ref());
         let heads = heads.map(|head| (head.key.clone(), head.version.0)).collect();
-        let entry = Retained { began, acked, batch: Arc::new(batch), heads };
+        let entry = Retained { began, acked, batch: Arc::new(batch), heads, also };
         let place = self.place_of(&entry);
         self.entries.insert(place, entry);
     }
 
-    /// A version in progress goes on: takes over what its predecessor knew.
-    fn extend(&mut self, put: &mut Put) {
+    /// A version in progress goes on: takes over what its predecessor knew, and its place if nothing came between.
+    fn extend(&mut self, put: &mut Put, outcome: Option<&Outcome>) {
         let Some(replaced) = put.extends else { return };
         self.replacing.remove(&replaced);
-        let mut chain = self.chains.remove(&replaced).unwrap_or_default();
-        let mut acked = 0;
-        if self.ids.contains(&replaced) {
-            let before = self
-                .entries
-                .iter()
-                .rev()
-                .find_map(|entry| Some((entry.acked, puts(&entry.batch).find(|put| put.id == replaced)?)));
-            if let Some((tick, before)) = before {
-                acked = tick;
-                let drops = before.drops.iter().filter(|id| !put.drops.contains(id));
-                let drops: Vec<_> = drops.take(DROPS_MAX.saturating_sub(put.drops.len())).copied().collect();
-                let own = put.drops.clone();
-                put.drops.extend(drops);
-                self.supersede(replaced, &own);
+        let mut chain = self.chains.get(&replaced).cloned().unwrap_or_default();
+        let mut link = Replaced { began: 0, acked: 0, id: replaced };
+        if let Some((place, before)) = self.retained_put(replaced) {
+            let entry = &self.entries[place];
+            (link.began, link.acked) = (entry.began, entry.acked);
+            let head = outcome.and_then(|outcome| outcome.head.as_ref());
+            let of_key = |head: &&Head| entry.heads.iter().any(|(key, _)| *key == head.key);
+            let is_same = |head: &Head| entry.heads.iter().any(|(key, number)| *key == head.key && *number == head.version.0);
+            if head.filter(of_key).is_some_and(|head| !is_same(head)) {
+                // Another client came between: both are versions.
+                put.extends = None;
+                return;
             }
+            let drops = before.drops.iter().filter(|id| !put.drops.contains(id));
+            let drops: Vec<_> = drops.take(DROPS_MAX.saturating_sub(put.drops.len())).copied().collect();
+            if !self.is_built_on(place, replaced, put, outcome) {
+                self.supersede(place, replaced, &put.drops);
+            }
+            put.drops.extend(drops);
         }
-        chain.push((acked, replaced));
+        if !self.ids.contains(&replaced) {
+            self.chains.remove(&replaced);
+        }
+        chain.push(link);
         self.chains.insert(put.id, chain);
+    }
+
+    /// Where a version is retained.
+    fn retained_put(&self, id: VersionId) -> Option<(usize, Put)> {
+        if !self.ids.contains(&id) {
+            return None;
+        }
+        let mut entries = self.entries.iter().enumerate().rev();
+        entries.find_map(|(place, entry)| Some((place, puts(&entry.batch).find(|put| put.id == id)?.clone())))
+    }
+
+    /// Whether something after a version needs it: a name, attributes or a copy that the next row of it does not bring.
+    fn is_built_on(&self, place: usize, id: VersionId, next: &Put, outcome: Option<&Outcome>) -> bool {
+        let before = self.entries[place].also.iter().filter(|(of, _)| *of == id).map(|(_, key)| key);
+        let also = outcome.into_iter().flat_map(|outcome| &outcome.also).chain(before);
+        let names: Vec<&Key> = also.chain([&next.key]).collect();
+        let is_name =
+            |key: &Key| names.iter().any(|name| *name == key || (key.is_marker() && name.as_str().starts_with(key.as_str())));
+        let later = self.entries.range(place..).flat_map(|entry| &entry.batch.ops);
+        later.skip_while(|op| op.witness() != Some(id)).skip(1).any(|op| match op {
+            Op::Copy(copy) => is_name(&copy.from) || is_name(&copy.to),
+            op => touched(op).iter().any(is_name),
+        })
     }
 
     /// After all that came before it: of commits that ran at the same time, the numbers of their versions tell.
@@ -141,25 +184,20 @@ impl Journal {
     }
 
     /// A row was replaced by the next one of its version in progress.
-    fn supersede(&mut self, id: VersionId, drops: &[VersionId]) {
+    fn supersede(&mut self, place: usize, id: VersionId, drops: &[VersionId]) {
         let gone = |op: &Op| op.witness().is_some_and(|witness| witness == id || drops.contains(&witness));
-        for entry in self.entries.iter_mut().rev() {
-            if !entry.batch.ops.iter().any(|op| op.witness() == Some(id)) {
-                continue;
-            }
-            let batch = Arc::make_mut(&mut entry.batch);
-            let (before_ops, before_bytes) = (batch.ops.len(), batch.payload());
-            for op in batch.ops.iter().filter(|op| gone(op)) {
-                if let Some(witness) = op.witness() {
-                    self.ids.remove(&witness);
-                }
-            }
-            batch.ops.retain(|op| !gone(op));
-            self.ops -= before_ops - batch.ops.len();
-            self.bytes -= before_bytes - batch.payload();
-            break;
+        let entry = &mut self.entries[place];
+        let batch = Arc::make_mut(&mut entry.batch);
+        let (before_ops, before_bytes) = (batch.ops.len(), batch.payload());
+        for witness in batch.ops.iter().filter(|op| gone(op)).filter_map(Op::witness) {
+            self.ids.remove(&witness);
         }
-        self.entries.retain(|entry| !entry.batch.ops.is_empty());
+        batch.ops.retain(|op| !gone(op));
+        self.ops -= before_ops - batch.ops.len();
+        self.bytes -= before_bytes - batch.payload();
+        if batch.ops.is_empty() {
+            self.entries.remove(place);
+        }
     }
 
     /// All that was answered before a tick is on the server's disk.
@@ -180,7 +218,7 @@ impl Journal {
         });
         for chain in chains.values_mut() {
             // The last of them that is on the disk, and what came after it.
-            let durable = chain.iter().rposition(|(acked, _)| *acked <= began).unwrap_or(0);
+            let durable = chain.iter().rposition(|replaced| replaced.acked <= began).unwrap_or(0);
             chain.drain(..durable);
         }
         self.polls.retain(|(tick, _)| *tick > began);
@@ -202,7 +240,7 @@ impl Journal {
 
     /// The rows that tell which of all retained commits are on the server.
     pub fn witnesses(&self) -> Vec<VersionId> {
-        let chains = self.chains.values().flatten().map(|(_, id)| *id);
+        let chains = self.chains.values().flatten().map(|replaced| replaced.id);
         self.ids.iter().copied().chain(chains).chain(self.replacing.values().copied()).collect()
     }
 
@@ -212,19 +250,23 @@ impl Journal {
         let is_there =
             |id: VersionId| present.contains(&id) || self.replacing.get(&id).is_some_and(|replacing| present.contains(replacing));
         let is_there = |entry: &&Retained| entry.batch.ops.iter().filter_map(Op::witness).any(is_there);
-        let survived = self.entries.iter().filter(is_there).map(|entry| entry.began).max().unwrap_or(0);
+        let survived = self.entries.iter().filter(is_there).map(|entry| entry.began);
+        let replaced =
+            self.chains.values().flatten().filter(|replaced| present.contains(&replaced.id)).map(|replaced| replaced.began);
+        let survived = survived.chain(replaced).max().unwrap_or(0);
         let missing = self.entries.iter().filter(|entry| !is_there(entry) && entry.acked >= survived);
         missing.map(|entry| self.as_extension(&entry.batch, present)).collect()
     }
 
-    /// A version in progress extends whichever of the rows that it replaced is there again.
+    /// A version in progress extends whichever of the rows that it replaced is there again, or will be.
     fn as_extension(&self, batch: &Batch, present: &HashSet<VersionId>) -> Batch {
         let mut batch = batch.clone();
         for op in &mut batch.ops {
             let Op::Put(put) = op else { continue };
             let chain = self.chains.get(&put.id).into_iter().flatten().rev();
-            if let Some((_, id)) = chain.into_iter().find(|(_, id)| present.contains(id)) {
-                put.extends = Some(*id);
+            let there = |id: &VersionId| present.contains(id) || self.ids.contains(id);
+            if let Some(id) = chain.map(|replaced| replaced.id).find(there) {
+                put.extends = Some(id);
             }
         }
         batch
@@ -259,9 +301,9 @@ pub fn describe(batch: &Batch) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Delete, Precondition};
+    use crate::batch::{Delete, Link, Precondition};
     use crate::key::Key;
-    use crate::version::{Head, Meta, VersionNo};
+    use crate::version::{Meta, VersionNo};
     use bytes::Bytes;
     use serde_json::{Map, Value};
     use uuid::Uuid;
@@ -323,6 +365,45 @@ mod tests {
         }
         assert_eq!(all(&journal), [id(5)]);
         assert_eq!(journal.size(), (1, 4));
+    }
+
+    #[test]
+    fn what_others_need_is_kept_though_it_was_replaced() {
+        let link = |n, from: &str, to: &str| {
+            let (from, to) = (Key::new(from).unwrap(), Key::new(to).unwrap());
+            Batch::one(Op::Link(Link { id: id(n), from, to, ctime: None }), &Arc::new(Value::Null))
+        };
+        let mut journal = Journal::default();
+        let mut retain = |batch: Batch, outcome: Outcome| {
+            let began = journal.begin_commit(&batch);
+            journal.retain(began, batch, &[outcome]);
+        };
+        retain(put(1, "a", None), head(1, "a", 1));
+        retain(put(2, "a", Some(1)), head(2, "a", 1));
+        retain(link(3, "a", "b"), head(3, "b", 1));
+        retain(put(4, "a", Some(2)), head(4, "a", 1));
+        retain(put(5, "a", Some(4)), head(5, "a", 1));
+        assert_eq!(all(&journal), [id(2), id(3), id(5)]);
+        let missing = journal.missing(&HashSet::new());
+        assert_eq!(ids(missing.clone()), [id(2), id(3), id(5)]);
+        assert_eq!(missing.iter().flat_map(puts).map(|put| put.extends).collect::<Vec<_>>(), [Some(id(1)), Some(id(2))]);
+        // The server was as it is after 1, or after 4: what 4 replaced is not to come back.
+        let missing = journal.missing(&HashSet::from([id(1)]));
+        assert_eq!(ids(missing.clone()), [id(2), id(3), id(5)]);
+        assert_eq!(extended(&missing), Some(id(1)));
+        assert_eq!(ids(journal.missing(&HashSet::from([id(3), id(4)]))), [id(5)]);
+    }
+
+    #[test]
+    fn a_version_that_another_client_ended_stays_one() {
+        let mut journal = Journal::default();
+        let first = journal.begin_commit(&put(1, "a", None));
+        journal.retain(first, put(1, "a", None), &[head(1, "a", 1)]);
+        let second = journal.begin_commit(&put(2, "a", Some(1)));
+        journal.retain(second, put(2, "a", Some(1)), &[head(2, "a", 3)]);
+        let missing = journal.missing(&HashSet::new());
+        assert_eq!(ids(missing.clone()), [id(1), id(2)]);
+        assert_eq!(missing.iter().flat_map(puts).map(|put| put.extends).collect::<Vec<_>>(), [None, None]);
     }
 
     #[test]
