@@ -27,6 +27,22 @@ pub struct VersionNo(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lineage(pub Uuid);
 
+impl VersionId {
+    /// The id of the row that the same version has under another name of its inode. Derived, so that a version that is
+    /// committed again after a crash of the server is the same one under every name; as old as this one by its time.
+    pub fn twin(self, key: &Key) -> VersionId {
+        let hash = <sha2::Sha256 as sha2::Digest>::digest(format!("{}{key}", self.0).as_bytes());
+        let mut bytes = *self.0.as_bytes();
+        bytes[6..].copy_from_slice(&hash[..10]);
+        Self(
+            uuid::Builder::from_bytes(bytes)
+                .with_version(uuid::Version::SortRand)
+                .with_variant(uuid::Variant::RFC4122)
+                .into_uuid(),
+        )
+    }
+}
+
 impl fmt::Display for VersionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -64,7 +64,7 @@ impl Transaction<'_> {
             meta.insert("twin".into(), id.to_string().into());
             let extended = extends.is_some_and(|extends| other.is_of(extends));
             let number = if extended { other.number() } else { self.rows.next_number(&other.key) };
-            self.insert(self.clock.version_id(), &other.key, number, meta, written.data.clone());
+            self.insert(id.twin(&other.head(None).key), &other.key, number, meta, written.data.clone());
             if extended {
                 self.rows.remove_versions(&[other.id]);
             }

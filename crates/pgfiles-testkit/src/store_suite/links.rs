@@ -71,7 +71,10 @@ pub async fn a_version_in_progress_is_one_under_every_name(t: Tester) {
     let first = t.must(Op::Put(put("a", b"two"))).await.head.unwrap();
     // Extended by the name that it was begun under, then by the other one.
     let second = t.must(Op::Put(Put { extends: Some(first.id), ..put("a", b"three") })).await.head.unwrap();
-    t.must(Op::Put(Put { extends: Some(second.id), expect: Precondition::Head(second.id), ..put("b", b"four") })).await;
+    let third = Put { extends: Some(second.id), expect: Precondition::Head(second.id), ..put("b", b"four") };
+    t.must(Op::Put(third.clone())).await;
+    assert_eq!(t.file("b").await.unwrap().id, third.id);
+    assert_eq!(t.file("a").await.unwrap().id, third.id.twin(&key("a")), "the same whoever commits it, and when");
     for name in ["a", "b"] {
         assert_eq!(t.text(name).await.unwrap(), b"four", "{name}");
         assert_eq!(t.versions(name).await.len(), 2, "{name}");

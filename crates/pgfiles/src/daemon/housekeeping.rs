@@ -124,12 +124,12 @@ async fn hear(daemon: &Weak<Daemon>, mut listener: Listener) {
     }
 }
 
-/// Another timeline, or an older state: ids that were seen may stand for nothing now.
+/// Another server, an older state of it, or commits made again: ids that were seen may stand for nothing now.
 async fn watch_server(daemon: Weak<Daemon>) {
     let Some(mut epoch) = daemon.upgrade().map(|daemon| daemon.stack.log.epoch()) else { return };
     while epoch.changed().await.is_ok() {
         let Some(daemon) = daemon.upgrade() else { return };
-        tracing::warn!("another server, or an older state of it, answers: everything is asked for again");
+        tracing::warn!("the server is not as it was: everything is asked for again");
         daemon.changed_everywhere();
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::batch::{Batch, Op, Outcome, Put};
 use crate::key::Key;
-use crate::version::{Head, VersionId};
+use crate::version::{Head, Meta, VersionId};
 
 use crate::layer::cache::heads::touched;
 
@@ -135,6 +135,7 @@ impl Journal {
             let drops: Vec<_> = drops.take(DROPS_MAX.saturating_sub(put.drops.len())).copied().collect();
             if !self.is_built_on(place, replaced, put, outcome) {
                 self.supersede(place, replaced, &put.drops);
+                inherit(put, before);
             }
             put.drops.extend(drops);
         }
@@ -285,6 +286,17 @@ impl Journal {
     }
 }
 
+/// Gives a version what it would have had from its predecessor, which it takes the place of.
+fn inherit(put: &mut Put, before: Put) {
+    let passed_on = |(name, _): &(String, _)| !Meta::OF_CONTENT.contains(&name.as_str());
+    for (name, value) in before.meta.into_iter().filter(passed_on) {
+        put.meta.entry(name).or_insert(value);
+    }
+    for (name, value) in before.defaults {
+        put.defaults.entry(name).or_insert(value);
+    }
+}
+
 fn puts(batch: &Batch) -> impl Iterator<Item = &Put> {
     batch.ops.iter().filter_map(|op| match op {
         Op::Put(put) => Some(put),
@@ -303,9 +315,9 @@ mod tests {
     use super::*;
     use crate::batch::{Delete, Link, Precondition};
     use crate::key::Key;
-    use crate::version::{Meta, VersionNo};
+    use crate::version::VersionNo;
     use bytes::Bytes;
-    use serde_json::{Map, Value};
+    use serde_json::{Map, Value, json};
     use uuid::Uuid;
 
     fn id(n: u128) -> VersionId {
@@ -392,6 +404,32 @@ mod tests {
         assert_eq!(ids(missing.clone()), [id(2), id(3), id(5)]);
         assert_eq!(extended(&missing), Some(id(1)));
         assert_eq!(ids(journal.missing(&HashSet::from([id(3), id(4)]))), [id(5)]);
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_version_has_its_attributes() {
+        let with = |n, extends, meta: Value| {
+            let mut batch = put(n, "a", extends);
+            let Op::Put(put) = &mut batch.ops[0] else { unreachable!() };
+            put.meta = meta.as_object().cloned().unwrap();
+            batch
+        };
+        let mut journal = Journal::default();
+        for batch in [
+            with(1, None, json!({"mode": "0600", "size": 4, "content_type": "a/b", "layout": {}})),
+            with(2, Some(1), json!({"size": 5, "mode": "0400"})),
+            with(3, Some(2), json!({"size": 6})),
+        ] {
+            let began = journal.begin_commit(&batch);
+            journal.retain(began, batch, &[]);
+        }
+        let missing = journal.missing(&HashSet::new());
+        let meta = &puts(&missing[0]).next().unwrap().meta;
+        assert_eq!(
+            (ids(missing.clone()), meta.get("mode"), meta.get("size")),
+            (vec![id(3)], Some(&json!("0400")), Some(&json!(6)))
+        );
+        assert_eq!(meta.get("layout"), None, "of the content that was replaced");
     }
 
     #[test]

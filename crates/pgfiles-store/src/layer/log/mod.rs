@@ -205,7 +205,7 @@ impl Log {
     }
 
     /// Counts the times that everything known about the server became void: another one, or an older state of it, is
-    /// behind the address, or what was pending was given up.
+    /// behind the address, commits were made again, or what was pending was given up.
     pub fn epoch(&self) -> watch::Receiver<u64> {
         self.epoch.subscribe()
     }

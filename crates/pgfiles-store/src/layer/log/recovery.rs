@@ -169,6 +169,9 @@ impl Log {
         self.heads.invalidate_all();
         if before.cluster != position.cluster {
             tracing::warn!("the server is another one, or an older state of it: all cached metadata is dropped");
+        }
+        if before.cluster != position.cluster || count > 0 {
+            // Rows that the server itself names (of whole directories, of copied bodies) have other ids now.
             self.epoch.send_modify(|epoch| *epoch += 1);
         }
         *lock(&self.server) = Some(position);

@@ -52,10 +52,10 @@ BEGIN
     in_place := (l.id = extends OR l.meta->>'twin' = extends::text) AND NOT @schema@.pgfiles_limited()
       AND NOT (l.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = l.id));
     IF in_place THEN
-      UPDATE @schema@.pgfiles p SET id = gen_random_uuid(), data = body,
+      UPDATE @schema@.pgfiles p SET id = @schema@.pgfiles_twin_id(new_id, l.key), data = body,
         meta = twin || jsonb_build_object('version', l.meta->'version') || @schema@.pgfiles_origin(l.meta) WHERE p.id = l.id;
     ELSE
-      INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES (gen_random_uuid(), l.key,
+      INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES (@schema@.pgfiles_twin_id(new_id, l.key), l.key,
         twin || jsonb_build_object('version', coalesce((l.meta->>'version')::bigint, 0) + 1), body);
     END IF;
     keys := keys || l.key;

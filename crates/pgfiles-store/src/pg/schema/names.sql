@@ -39,6 +39,13 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_new_ino() RETURNS text LANGUAGE sql 
     || right(replace(gen_random_uuid()::text, '-', ''), 4))::bit(64)::bigint & 9223372036854775807)::text
 $$;
 
+-- The id of the row that a version has under another name of its inode (VersionId::twin): the time of the one, a hash of
+-- both, and the version and variant bits of a UUIDv7.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_twin_id(id uuid, key text) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT encode(set_byte(set_byte(b, 6, get_byte(b, 6) & 15 | 112), 8, get_byte(b, 8) & 63 | 128), 'hex')::uuid
+  FROM (SELECT substr(uuid_send(id), 1, 6) || substr(sha256(convert_to(id::text || key, 'UTF8')), 1, 10) AS b OFFSET 0) made
+$$;
+
 -- The entries of a manifest, holes left out.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_entries(manifest bytea) RETURNS SETOF uuid LANGUAGE sql IMMUTABLE AS $$
   SELECT e FROM (
