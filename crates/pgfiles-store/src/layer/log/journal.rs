@@ -133,7 +133,7 @@ impl Journal {
             }
             let drops = before.drops.iter().filter(|id| !put.drops.contains(id));
             let drops: Vec<_> = drops.take(DROPS_MAX.saturating_sub(put.drops.len())).copied().collect();
-            if !self.is_built_on(place, replaced, put, outcome) {
+            if !self.is_built_on(place, &before, put, outcome) {
                 self.supersede(place, replaced, &put.drops);
                 inherit(put, before);
             }
@@ -156,14 +156,14 @@ impl Journal {
     }
 
     /// Whether something after a version needs it: a name, attributes or a copy that the next row of it does not bring.
-    fn is_built_on(&self, place: usize, id: VersionId, next: &Put, outcome: Option<&Outcome>) -> bool {
-        let before = self.entries[place].also.iter().filter(|(of, _)| *of == id).map(|(_, key)| key);
-        let also = outcome.into_iter().flat_map(|outcome| &outcome.also).chain(before);
-        let names: Vec<&Key> = also.chain([&next.key]).collect();
+    fn is_built_on(&self, place: usize, before: &Put, next: &Put, outcome: Option<&Outcome>) -> bool {
+        let others = self.entries[place].also.iter().filter(|(of, _)| *of == before.id).map(|(_, key)| key);
+        let others = outcome.into_iter().flat_map(|outcome| &outcome.also).chain(others);
+        let names: Vec<&Key> = others.chain([&before.key, &next.key]).collect();
         let is_name =
             |key: &Key| names.iter().any(|name| *name == key || (key.is_marker() && name.as_str().starts_with(key.as_str())));
         let later = self.entries.range(place..).flat_map(|entry| &entry.batch.ops);
-        later.skip_while(|op| op.witness() != Some(id)).skip(1).any(|op| match op {
+        later.skip_while(|op| op.witness() != Some(before.id)).skip(1).any(|op| match op {
             Op::Copy(copy) => is_name(&copy.from) || is_name(&copy.to),
             op => touched(op).iter().any(is_name),
         })
