@@ -123,17 +123,19 @@ impl Journal {
         if let Some((place, before)) = self.retained_put(replaced) {
             let entry = &self.entries[place];
             (link.began, link.acked) = (entry.began, entry.acked);
-            let head = outcome.and_then(|outcome| outcome.head.as_ref());
-            let of_key = |head: &&Head| entry.heads.iter().any(|(key, _)| *key == head.key);
-            let is_same = |head: &Head| entry.heads.iter().any(|(key, number)| *key == head.key && *number == head.version.0);
-            if head.filter(of_key).is_some_and(|head| !is_same(head)) {
+            let is_built_on = self.is_built_on(place, &before, put, outcome);
+            let is_another = |head: &Head| {
+                let numbers: Vec<_> = entry.heads.iter().filter(|(key, _)| *key == head.key).map(|(_, number)| *number).collect();
+                !numbers.is_empty() && !numbers.contains(&head.version.0)
+            };
+            if !is_built_on && outcome.and_then(|outcome| outcome.head.as_ref()).is_some_and(is_another) {
                 // Another client came between: both are versions.
                 put.extends = None;
                 return;
             }
             let drops = before.drops.iter().filter(|id| !put.drops.contains(id));
             let drops: Vec<_> = drops.take(DROPS_MAX.saturating_sub(put.drops.len())).copied().collect();
-            if !self.is_built_on(place, &before, put, outcome) {
+            if !is_built_on {
                 self.supersede(place, replaced, &put.drops);
                 inherit(put, before);
             }
