@@ -309,8 +309,9 @@ impl Table {
 
     /// Whether the node that is known at a name is another file than the one that the store has there now.
     pub fn is_replaced(&self, parent: InodeNo, name: &Name, facts: &Facts) -> bool {
-        let node = self.child(parent, name).and_then(|no| self.nodes.get(&no));
-        node.is_some_and(|node| !node.is_ahead() && (node.facts.ino != facts.ino || node.facts.kind != facts.kind))
+        let no = self.child(parent, name).filter(|no| !self.is_ahead_at_one_name(*no));
+        let node = no.and_then(|no| self.nodes.get(&no));
+        node.is_some_and(|node| node.facts.ino != facts.ino || node.facts.kind != facts.kind)
     }
 
     /// The node whose number an entry claims although it is known elsewhere, or was believed to have lost its last name:
@@ -422,6 +423,12 @@ impl Table {
     /// Whether a file is known to have names of which none is known here.
     pub fn is_homeless(&self, no: InodeNo) -> bool {
         self.nodes.get(&no).is_some_and(|node| no != InodeNo::ROOT && node.places.is_empty() && !node.unlinked)
+    }
+
+    /// Whether the store need not be asked about the one name of a node, which is to be published there. Of a file with
+    /// several names, another client may have removed any of them.
+    pub fn is_ahead_at_one_name(&self, no: InodeNo) -> bool {
+        self.nodes.get(&no).is_some_and(|node| node.is_ahead() && node.places.len() <= 1)
     }
 
     /// No name of a file can be found here any more.

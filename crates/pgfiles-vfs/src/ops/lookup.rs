@@ -91,9 +91,7 @@ impl Vfs {
             let (key, stamp) = {
                 let table = self.table();
                 table.dir(parent)?;
-                if let Some(no) = table.child(parent, name)
-                    && table.node(no)?.is_ahead()
-                {
+                if let Some(no) = table.child(parent, name).filter(|no| table.is_ahead_at_one_name(*no)) {
                     return Ok(Some(no));
                 }
                 (table.key_in(parent, name)?, table.stamp_of(parent)?)
@@ -115,7 +113,7 @@ impl Vfs {
             }
             return match (facts, known) {
                 (None, _) => {
-                    let ahead = table.child(parent, name).filter(|no| table.node(*no).is_ok_and(|node| node.is_ahead()));
+                    let ahead = table.child(parent, name).filter(|no| table.is_ahead_at_one_name(*no));
                     if ahead.is_none() {
                         table.detach(parent, name);
                     }
