@@ -287,9 +287,7 @@ impl Table {
             self.node_mut(no)?.places.push((parent, name.clone()));
             self.node_mut(parent)?.children.insert(name.clone(), no);
         }
-        if !self.node(no)?.is_ahead() {
-            self.found_at(no, parent, name);
-        }
+        self.found_at(no, parent, name);
         Ok(())
     }
 
@@ -300,7 +298,8 @@ impl Table {
         let here = |place: &(InodeNo, Name)| (place.0, &place.1) == (parent, name);
         if let Some(at) = node.places.iter().position(here) {
             node.places.swap(0, at);
-            let gone = if node.facts.hard_link().is_none() { node.places.split_off(1) } else { Vec::new() };
+            let single = node.facts.hard_link().is_none() && !node.is_ahead();
+            let gone = if single { node.places.split_off(1) } else { Vec::new() };
             for (dir, name) in gone {
                 self.leave(no, (dir, &name));
             }
@@ -345,7 +344,8 @@ impl Table {
         self.node(parent)?;
         self.leave(no, from);
         self.unlink(parent, name);
-        self.node_mut(no)?.places.push((parent, name.clone()));
+        // First: of several names this is the one that it certainly has.
+        self.node_mut(no)?.places.insert(0, (parent, name.clone()));
         self.node_mut(parent)?.children.insert(name.clone(), no);
         Ok(())
     }
@@ -356,7 +356,7 @@ impl Table {
             self.leave(no, (parent, name));
         }
         for (no, parent, name) in [(a.0, b.1, b.2), (b.0, a.1, a.2)] {
-            self.node_mut(no)?.places.push((parent, name.clone()));
+            self.node_mut(no)?.places.insert(0, (parent, name.clone()));
             self.node_mut(parent)?.children.insert(name.clone(), no);
         }
         Ok(())
