@@ -342,7 +342,7 @@ macro_rules! store_suite {
             an_older_file_does_not_just_move, renames_check_both_ends, a_young_directory_just_moves, chunked_files_move);
         $crate::store_suite!(@of $factory, links:
             a_link_is_another_name_of_the_same_inode, what_is_written_to_one_name_is_written_to_all,
-            a_version_in_progress_is_one_under_every_name, a_name_that_goes_leaves_the_others, links_survive_renames,
+            a_version_in_progress_is_one_under_every_name, a_version_in_progress_goes_on_after_renames, a_name_that_goes_leaves_the_others, links_survive_renames,
             a_restore_reaches_all_names_a_copy_none, a_purge_of_one_name_leaves_the_others_whole,
             what_cannot_be_linked_is_refused, many_names_share_one_inode, a_link_sent_twice_is_made_once,
             files_change_places, directories_change_places);

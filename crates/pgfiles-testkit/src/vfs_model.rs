@@ -93,6 +93,13 @@ pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// The seed of a run, printed: `PGFILES_TEST_SEED`, else a fresh one.
+pub fn seed() -> u64 {
+    let seed = number("PGFILES_TEST_SEED").unwrap_or_else(|| rand::random::<u32>().into());
+    println!("PGFILES_TEST_SEED={seed}");
+    seed
+}
+
 /// Runs a plan, or these steps on it.
 pub fn run(plan: &Plan, steps: Option<&[Step]>) -> Ran {
     let mut ran = Ran { steps: Vec::new(), effective: 0, failure: None };

@@ -81,6 +81,21 @@ pub async fn a_version_in_progress_is_one_under_every_name(t: Tester) {
     }
 }
 
+pub async fn a_version_in_progress_goes_on_after_renames(t: Tester) {
+    let first = t.write("a", &[5; 6000]).await;
+    t.must(Op::Rename(rename("a", "b"))).await;
+    t.write("c", b"other").await;
+    t.must(exchange("b", "c")).await;
+    t.must(Op::Put(Put { extends: Some(first.id), ..put("c", &[6; 7000]) })).await;
+    // Behind what was there, and the tombstone that its move left.
+    assert_eq!(t.file("c").await.unwrap().version, VersionNo(3));
+    assert_eq!(t.bytes(&t.version("c", 1).await.unwrap()).await, b"other");
+    assert_eq!(t.bytes(&t.version("c", 3).await.unwrap()).await, [6; 7000]);
+    for path in ["a", "b"] {
+        assert_eq!(t.bytes(&t.version(path, 1).await.unwrap()).await, [5; 6000], "{path}");
+    }
+}
+
 pub async fn a_name_that_goes_leaves_the_others(t: Tester) {
     linked(&t, &["a", "b", "c"]).await;
     let outcome = t.must(delete("a")).await;

@@ -707,6 +707,10 @@ impl Run {
             }
             return Ok(true);
         }
+        if !self.plan.is_exact() {
+            // What lack of memory published meanwhile has numbers too.
+            return Ok(false);
+        }
         let is_other = |id: Id| !self.world.tree.node(id).is_file();
         let version = self.world.versions.get(&below).and_then(|all| all.iter().find(|version| version.no == step.n[0]));
         let Some(Was::File(data)) = version.map(|version| version.was.clone()).filter(|_| !there.is_some_and(is_other)) else {

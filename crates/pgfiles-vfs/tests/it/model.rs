@@ -1,26 +1,19 @@
 //! The model test: random operations on the filesystem and on a plain model of it, over everything that it can stand on.
 //!
-//! Each test takes the same seed in every run; `PGFILES_TEST_SEED` and `PGFILES_TEST_STEPS` give others, `PGFILES_TEST_TRACE`
-//! shows the steps. `make model` runs [`many_seeds`] for as long as ten million operations take.
+//! Each run takes a fresh seed and prints it; `PGFILES_TEST_SEED` and `PGFILES_TEST_STEPS` repeat one, `PGFILES_TEST_TRACE` shows
+//! the steps. `make model` runs [`many_seeds`] for as long as ten million operations take.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pgfiles_store::layer::log::Mode;
-use pgfiles_testkit::vfs_model::{Kind, Plan, check, number, run, shortest, step};
+use pgfiles_testkit::vfs_model::{Kind, Plan, check, number, run, seed, shortest, step};
 
 /// A time to live without end for what happened before the run.
 const FOR_EVER: u32 = 10_000_000;
 
-/// Fresh seeds still find what docs/model.md lists as open, too often for a test that everybody waits for: `make model` takes them.
-fn seed() -> u64 {
-    number("PGFILES_TEST_SEED").unwrap_or(20_261_125)
-}
-
 fn plan(steps: usize, on: Kind) -> Plan {
-    let seed = seed();
-    println!("PGFILES_TEST_SEED={seed}");
-    let plan = Plan::new(seed, number("PGFILES_TEST_STEPS").map_or(steps, |steps| steps as usize));
+    let plan = Plan::new(seed(), number("PGFILES_TEST_STEPS").map_or(steps, |steps| steps as usize));
     // Where time passes by itself, nothing may depend on it.
     Plan { on, young_seconds: if on.is_timed() { 60 } else { FOR_EVER }, ..plan }
 }

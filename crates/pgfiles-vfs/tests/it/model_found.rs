@@ -135,3 +135,103 @@ fn a_name_that_is_left_after_a_lost_reply() {
          rename 0 1 /a /e 0 0 0 0",
     );
 }
+
+/// Through all layers, with notices.
+fn on_layers(mode: Mode, text: &str) {
+    replay(&Plan { on: Kind::Layers { mode, told: true }, ..Plan::new(123, 0) }, text);
+}
+
+#[test]
+fn a_name_is_free_that_another_client_removed_of_a_file_unpublished_here() {
+    on_layers(
+        Mode::Writeback,
+        "create 0 4 /d / 1 0 0 0
+         link 0 0 /d /g 0 0 0 0
+         rename 0 0 /d /e 0 0 0 0
+         linkopen 0 4 / /a 0 0 0 0
+         close 0 4 / / 2 0 0 0
+         put 0 1 /e / 0 531 268811 0
+         create 0 1 /f / 0 0 0 0
+         unlink 1 0 /a / 0 0 0 0
+         open 0 4 /e / 5 0 0 0
+         exchange 0 4 /a /f 0 0 0 0",
+    );
+}
+
+#[test]
+fn a_name_is_another_file_that_another_mount_created_where_one_unpublished_here_was() {
+    on_layers(
+        Mode::Close,
+        "mkdir 0 1 /f / 0 0 0 0
+         create 0 3 /fb / 1 0 0 0
+         linkopen 0 3 / /fg 0 0 0 0
+         close 0 3 / / 0 0 0 0
+         setattr 1 0 /fg / 27 204 2206 1702917814
+         rename 0 2 /fb /fe 0 0 0 0
+         create 1 4 /fg / 1 0 0 0
+         create 0 1 /fb / 5 0 0 0
+         write 1 4 / / 2998 33536 165287 0
+         close 0 1 / / 2 0 0 0",
+    );
+}
+
+#[test]
+fn a_file_is_saved_at_the_name_that_it_was_renamed_to() {
+    on_layers(
+        Mode::Close,
+        "mkdir 0 5 /d / 0 0 0 0
+         mkdir 0 5 /df / 0 0 0 0
+         create 0 4 /dh / 1 0 0 0
+         remount 0 2 / / 0 0 0 0
+         mkdir 1 4 /dfb / 0 0 0 0
+         link 0 3 /dh /dfbc 0 0 0 0
+         rename 1 4 /dh /c 0 0 0 0
+         rename 1 0 /dfbc /dfg 1 0 0 0
+         create 0 5 /dfg / 1 0 0 0
+         write 0 5 / / 0 98948 628751 0
+         rename 0 1 /dfg /dfe 0 0 0 0",
+    );
+}
+
+#[test]
+fn a_file_is_saved_at_the_name_that_it_was_exchanged_to() {
+    on_layers(
+        Mode::Close,
+        "create 0 0 /h / 9 0 0 0
+         link 0 0 /h /e 0 0 0 0
+         rename 0 0 /e /c 1 0 0 0
+         readdir 1 0 / / 4 1 0 0
+         rename 0 0 /h /e 0 0 0 0
+         create 0 2 /h / 3 0 0 0
+         truncate 0 4 /e / 2725 0 0 0
+         remount 0 0 / / 0 0 0 0
+         rename 0 0 /c /b 0 0 0 0
+         create 1 5 /b / 5 0 0 0
+         exchange 1 4 /b /h 0 0 0 0",
+    );
+}
+
+#[test]
+fn a_file_is_saved_at_the_name_that_it_was_opened_at() {
+    on_layers(
+        Mode::Close,
+        "create 0 0 /e / 0 0 0 0
+         mkdir 0 0 /g / 0 0 0 0
+         mkdir 0 0 /gf / 0 0 0 0
+         mkdir 0 3 /ge / 0 0 0 0
+         exchange 0 3 /gf /e 0 0 0 0
+         rename 0 0 /ge /gg 0 0 0 0
+         rename 0 0 /gf /gb 0 0 0 0
+         rename 0 0 /gg /gf 0 0 0 0
+         create 0 3 /ef / 3 0 0 0
+         create 0 1 /gfg / 1 0 0 0
+         close 0 1 / / 2 0 0 0
+         exchange 0 0 /ef /g 0 0 0 0
+         link 0 5 /effg /c 0 0 0 0
+         rename 1 0 /effg /efc 1 0 0 0
+         rename 0 0 /c /effd 0 0 0 0
+         open 1 2 /effd / 5 0 0 0
+         write 1 2 / / 0 9 800257 0
+         rename 1 2 /effd /h 1 0 0 0",
+    );
+}

@@ -49,9 +49,9 @@ BEGIN
     revives := @schema@.pgfiles_revives(l.key);
     twin := (made - '{version,revive,from,to,restored_from,op,twin}'::text[]) || jsonb_build_object('twin', new_id)
       || CASE WHEN revives THEN '{"revive":true}'::jsonb ELSE '{}' END;
-    in_place := (l.id = extends OR l.meta->>'twin' = extends::text) AND NOT @schema@.pgfiles_limited()
-      AND NOT (l.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = l.id));
+    in_place := (l.id = extends OR l.meta->>'twin' = extends::text) AND NOT @schema@.pgfiles_limited();
     IF in_place THEN
+      IF l.meta ? 'lin' THEN PERFORM @schema@.pgfiles_make_way(l.id); END IF;
       UPDATE @schema@.pgfiles p SET id = @schema@.pgfiles_twin_id(new_id, l.key), data = body,
         meta = twin || jsonb_build_object('version', l.meta->'version') || @schema@.pgfiles_origin(l.meta) WHERE p.id = l.id;
     ELSE

@@ -84,14 +84,14 @@ BEGIN
     IF set_meta ? 'layout' AND h.meta->>'lin' IS DISTINCT FROM set_meta->>'lin' THEN
       PERFORM @schema@.pgfiles_check_edges(k, set_meta->>'lin', n);
     END IF;
-    in_place := (h.id = extends OR h.meta->>'twin' = extends::text) AND h.live AND NOT @schema@.pgfiles_limited()
-      AND NOT (h.meta ? 'lin' AND EXISTS (SELECT FROM @schema@.pgfiles r WHERE r.meta ? 'body' AND (r.meta->>'body')::uuid = h.id));
+    in_place := (h.id = extends OR h.meta->>'twin' = extends::text) AND h.live AND NOT @schema@.pgfiles_limited();
     made := CASE WHEN h.live THEN defaults || @schema@.pgfiles_attributes(h.meta) || set_meta ELSE defaults || set_meta END || srv;
     IF revives THEN made := made || '{"revive":true}'; END IF;
     IF NOT made ? 'kind' THEN
       made := made || CASE WHEN right(k, 1) = '/' THEN '{"kind":"dir"}'::jsonb ELSE '{"kind":"file"}' END;
     END IF;
     IF in_place THEN
+      IF h.meta ? 'lin' THEN PERFORM @schema@.pgfiles_make_way(h.id); END IF;
       made := made || jsonb_build_object('version', h.meta->'version') || @schema@.pgfiles_origin(h.meta);
       UPDATE @schema@.pgfiles p SET id = new_id, meta = made, data = body WHERE p.id = h.id AND p.key = k;
       IF FOUND THEN
