@@ -135,3 +135,21 @@ async fn a_row_that_sql_writes_for_one_name_is_another_file() {
     client.batch_execute("SELECT pgfiles_write('a', 'both')").await.unwrap();
     assert_eq!(text(&client, "SELECT convert_from(pgfiles_read('b'), 'UTF8')").await, "both");
 }
+
+#[tokio::test]
+async fn a_version_that_is_the_head_again_has_the_links_of_now() {
+    let (_database, client) = fresh().await;
+    client.batch_execute("SELECT pgfiles_write('a', 'x')").await.unwrap();
+    commit(&client, link("a", "b")).await.unwrap();
+    commit(&client, link("a", "c")).await.unwrap();
+    client.batch_execute("SELECT pgfiles_write('a', 'y'), pgfiles_delete('b')").await.unwrap();
+    let heads = "SELECT string_agg(key || coalesce(meta->>'nlink', '-'), ' ' ORDER BY key) FROM pgfiles_live";
+    assert_eq!(text(&client, heads).await, "a2 c2");
+    // Version 1 of a had three names, of which there are two; and then its tombstone goes.
+    client.batch_execute("DELETE FROM pgfiles WHERE key = 'a' AND data = 'y'").await.unwrap();
+    assert_eq!(text(&client, heads).await, "a2 c2");
+    client.batch_execute("SELECT pgfiles_delete('c')").await.unwrap();
+    assert_eq!(text(&client, heads).await, "a-");
+    client.batch_execute("DELETE FROM pgfiles WHERE key = 'b' AND meta ? 'deleted'").await.unwrap();
+    assert_eq!(text(&client, heads).await, "a- b-");
+}
