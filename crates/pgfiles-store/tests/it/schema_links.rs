@@ -130,26 +130,30 @@ async fn a_row_that_sql_writes_for_one_name_is_another_file() {
     client.batch_execute(forged).await.unwrap();
     client.batch_execute("SELECT pgfiles_write('b', 'new')").await.unwrap();
     assert_eq!(text(&client, "SELECT convert_from(pgfiles_read('forged'), 'UTF8')").await, "f");
-    // A deletion of the row brings the name back, with what it was when it left.
+    // A deletion of the row brings back what the name was when it left, as a file of its own: its inode went on without it.
     client.batch_execute("DELETE FROM pgfiles WHERE key = 'a' AND data = 'alone'").await.unwrap();
-    client.batch_execute("SELECT pgfiles_write('a', 'both')").await.unwrap();
-    assert_eq!(text(&client, "SELECT convert_from(pgfiles_read('b'), 'UTF8')").await, "both");
+    assert_eq!(text(&client, "SELECT convert_from(pgfiles_read('a'), 'UTF8')").await, "x");
+    client.batch_execute("SELECT pgfiles_write('a', 'own')").await.unwrap();
+    assert_eq!(text(&client, "SELECT convert_from(pgfiles_read('b'), 'UTF8')").await, "new");
 }
 
 #[tokio::test]
-async fn a_version_that_is_the_head_again_has_the_links_of_now() {
+async fn a_version_that_is_the_head_again_is_a_file_of_its_own() {
     let (_database, client) = fresh().await;
     client.batch_execute("SELECT pgfiles_write('a', 'x')").await.unwrap();
     commit(&client, link("a", "b")).await.unwrap();
     commit(&client, link("a", "c")).await.unwrap();
     client.batch_execute("SELECT pgfiles_write('a', 'y'), pgfiles_delete('b')").await.unwrap();
-    let heads = "SELECT string_agg(key || coalesce(meta->>'nlink', '-'), ' ' ORDER BY key) FROM pgfiles_live";
-    assert_eq!(text(&client, heads).await, "a2 c2");
-    // Version 1 of a had three names, of which there are two; and then its tombstone goes.
+    let heads = "SELECT string_agg(key || coalesce(meta->>'nlink', '-') || convert_from(data, 'UTF8'), ' ' ORDER BY key) FROM pgfiles_live";
+    assert_eq!(text(&client, heads).await, "a2y c2y");
     client.batch_execute("DELETE FROM pgfiles WHERE key = 'a' AND data = 'y'").await.unwrap();
-    assert_eq!(text(&client, heads).await, "a2 c2");
-    client.batch_execute("SELECT pgfiles_delete('c')").await.unwrap();
-    assert_eq!(text(&client, heads).await, "a-");
+    assert_eq!(text(&client, heads).await, "a-x c-y");
     client.batch_execute("DELETE FROM pgfiles WHERE key = 'b' AND meta ? 'deleted'").await.unwrap();
-    assert_eq!(text(&client, heads).await, "a- b-");
+    assert_eq!(text(&client, heads).await, "a-x b-y c-y");
+    assert_eq!(text(&client, "SELECT count(DISTINCT meta->>'ino')::text FROM pgfiles_live").await, "3");
+    // Where no other name lives, it is the inode that it was.
+    let ino = text(&client, "SELECT meta->>'ino' FROM pgfiles_live WHERE key = 'c'").await;
+    client.batch_execute("SELECT pgfiles_delete('c')").await.unwrap();
+    client.batch_execute("DELETE FROM pgfiles WHERE key = 'c' AND meta ? 'deleted'").await.unwrap();
+    assert_eq!(text(&client, "SELECT meta->>'ino' FROM pgfiles_live WHERE key = 'c'").await, ino);
 }

@@ -10,16 +10,17 @@ BEGIN
   FOR r IN SELECT DISTINCT g.key FROM gone g WHERE (g.meta ? 'deleted' OR right(g.key, 1) = '/') AND left(g.key, 1) <> '/' LOOP
     PERFORM @schema@.pgfiles_uncover(r.key);
   END LOOP;
-  -- Names that went, and names that are heads again as of when they had other companions.
-  IF EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.meta ? 'hard_link') OR EXISTS (SELECT FROM gone g WHERE g.meta ? 'hard_link') THEN
-    FOR r IN SELECT g.meta->>'hard_link' AS hard_link FROM gone g WHERE g.meta ? 'hard_link'
-             UNION SELECT h.meta->>'hard_link' FROM (SELECT DISTINCT g.key FROM gone g WHERE left(g.key, 1) <> '/') k
-               CROSS JOIN LATERAL (SELECT p.meta FROM @schema@.pgfiles p WHERE p.key = k.key
-                 ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) h
-               WHERE h.meta ? 'hard_link' AND NOT h.meta @> '{"deleted":true}' LOOP
-      PERFORM @schema@.pgfiles_relink(r.hard_link, @schema@.pgfiles_now());
-    END LOOP;
+  -- An older version that is the head now was a name of an inode that went on without it: it is a file of its own.
+  IF EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.meta ? 'hard_link') THEN
+    UPDATE @schema@.pgfiles p SET meta = @schema@.pgfiles_unlinked(p.meta)
+      FROM (SELECT g.key, max((g.meta->>'version')::bigint) AS was FROM gone g WHERE left(g.key, 1) <> '/' GROUP BY g.key) k
+        CROSS JOIN LATERAL (SELECT p.id, p.meta FROM @schema@.pgfiles p WHERE p.key = k.key
+          ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) h
+      WHERE p.id = h.id AND h.meta ? 'hard_link' AND NOT h.meta @> '{"deleted":true}' AND (h.meta->>'version')::bigint < k.was;
   END IF;
+  FOR r IN SELECT DISTINCT g.meta->>'hard_link' AS hard_link FROM gone g WHERE g.meta ? 'hard_link' LOOP
+    PERFORM @schema@.pgfiles_relink(r.hard_link, @schema@.pgfiles_now());
+  END LOOP;
   IF NOT EXISTS (SELECT FROM gone g WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/') THEN RETURN NULL; END IF;
   PERFORM pg_advisory_xact_lock(h) FROM (SELECT DISTINCT hashtextextended(g.meta->>'lin', 7103) h FROM gone g
     WHERE g.meta ? 'lin' AND left(g.key, 1) <> '/' ORDER BY 1) sorted;
