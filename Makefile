@@ -1,7 +1,7 @@
 # The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
 
 .PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny \
-	model conformance pjdfstest fsx sqlite git archives programs stress dbench
+	model conformance pjdfstest fsx directory sqlite git archives programs stress dbench
 
 demo:            ## set up, build, and show the main job on a private Postgres
 	scripts/demo
@@ -47,7 +47,7 @@ model:           ## random operations against a plain model (docs/model.md): PGF
 conformance:     ## the suites that others wrote, at full size (docs/conformance.md); each is a target of its own too
 	scripts/conformance/all
 
-pjdfstest fsx sqlite git archives programs stress dbench: ## fewer operations: make fsx CONFORMANCE_OPS=2000
+pjdfstest fsx directory sqlite git archives programs stress dbench: ## fewer operations: make fsx CONFORMANCE_OPS=2000
 	scripts/conformance/$@
 
 doc:

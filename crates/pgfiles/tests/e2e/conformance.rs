@@ -75,6 +75,13 @@ fn sqlite_in_every_journal_mode() {
 }
 
 #[test]
+fn a_large_directory() {
+    if has("python3") {
+        suite("directory", &[], &[("CONFORMANCE_NAMES", "3000")]);
+    }
+}
+
+#[test]
 fn trees_come_back_out_of_tar_rsync_and_cp() {
     if is_root() && has("rsync") && has("setfattr") && has("python3") {
         suite("archives", &[], &[("CONFORMANCE_FILES", "200")]);
