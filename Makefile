@@ -1,7 +1,7 @@
 # The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
 
 .PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny \
-	model conformance pjdfstest fsx directory sqlite git archives programs stress dbench
+	bench bench-quick model conformance pjdfstest fsx directory sqlite git archives programs stress dbench
 
 demo:            ## set up, build, and show the main job on a private Postgres
 	scripts/demo
@@ -40,6 +40,13 @@ faults:          ## the fault and large-file tests at full size: 200 kills of th
 	PGFILES_TEST_ROUNDS=50 $(E2E) faults:: --skip a_killed_daemon
 	PGFILES_TEST_ROUNDS=200 $(E2E) faults::a_killed_daemon
 	PGFILES_TEST_LARGE_MIB=5120 $(E2E) large::
+
+bench:           ## pgfiles beside a plain directory, a filesystem in memory and Postgres alone (docs/performance.md); BENCH='--delay-ms 1'
+	cargo build --release --locked -p pgfiles -p pgfiles-bench
+	target/release/pgfiles-bench $(BENCH)
+
+bench-quick:     ## the same in about two minutes, with small sizes
+	$(MAKE) bench BENCH='--quick $(BENCH)'
 
 model:           ## random operations against a plain model (docs/model.md): PGFILES_TEST_STEPS, ten million if not set
 	cargo test --release -p pgfiles-vfs --test it -- --ignored --exact --nocapture model::many_seeds

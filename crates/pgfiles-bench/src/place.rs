@@ -1,0 +1,201 @@
+//! Where a workload runs: a plain directory, a filesystem in memory, a mount of pgfiles.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// What stands behind the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A directory of this machine's disk (E).
+    Plain,
+    /// The floor of FUSE (F).
+    Memfs,
+    /// pgfiles in its default mode.
+    Close,
+    /// pgfiles with `PGFILES_DURABILITY=writeback`.
+    Writeback,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 4] = [Kind::Plain, Kind::Memfs, Kind::Close, Kind::Writeback];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Plain => "E",
+            Kind::Memfs => "F",
+            Kind::Close => "pgfiles",
+            Kind::Writeback => "writeback",
+        }
+    }
+
+    pub fn is_pgfiles(self) -> bool {
+        matches!(self, Kind::Close | Kind::Writeback)
+    }
+}
+
+/// What all places share.
+pub struct Ground {
+    /// A directory for mount points, caches and state.
+    pub dir: PathBuf,
+    /// The programs of this build.
+    pub bin: PathBuf,
+    /// The server, as pgfiles is told.
+    pub dsn: String,
+}
+
+/// A directory that is ready for a workload.
+pub struct Place<'g> {
+    pub kind: Kind,
+    ground: &'g Ground,
+    memfs: Option<Child>,
+    at: PathBuf,
+    prefix: String,
+}
+
+impl<'g> Place<'g> {
+    /// An empty one; `nth` makes its prefix unique.
+    pub fn new(ground: &'g Ground, kind: Kind, nth: usize) -> Result<Self> {
+        let at = ground.dir.join("at").join(format!("{}-{nth}", kind.name()));
+        std::fs::create_dir_all(&at)?;
+        let mut place = Self { kind, ground, memfs: None, at, prefix: format!("bench/{}-{nth}/", kind.name()) };
+        place.mount()?;
+        std::fs::create_dir_all(place.root())?;
+        Ok(place)
+    }
+
+    /// The directory to work in.
+    pub fn root(&self) -> PathBuf {
+        self.at.join("work")
+    }
+
+    /// The keys below it begin so.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A command of pgfiles.
+    pub fn pgfiles(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.ground.bin.join("pgfiles"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PGFILES_")) {
+            command.env_remove(name);
+        }
+        for (name, dir) in [("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache"), ("XDG_STATE_HOME", "state")] {
+            command.env(name, self.ground.dir.join(dir));
+        }
+        let durability = if self.kind == Kind::Writeback { "writeback" } else { "close" };
+        command.env("PGFILES_DSN", &self.ground.dsn).env("PGFILES_PREFIX", &self.prefix);
+        command.env("PGFILES_DURABILITY", durability).args(args);
+        command
+    }
+
+    fn mount(&mut self) -> Result<()> {
+        match self.kind {
+            Kind::Plain => Ok(()),
+            Kind::Memfs => {
+                let child = Command::new(self.ground.bin.join("memfs")).arg(&self.at).spawn().context("memfs")?;
+                self.memfs = Some(child);
+                let began = Instant::now();
+                while !is_mounted(&self.at) {
+                    ensure!(began.elapsed() < Duration::from_secs(10), "memfs does not answer");
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Ok(())
+            }
+            Kind::Close | Kind::Writeback => run(self.pgfiles(&["mount"]).arg(&self.at)),
+        }
+    }
+
+    fn unmount(&mut self) -> Result<()> {
+        match self.kind {
+            Kind::Plain => Ok(()),
+            Kind::Memfs => {
+                run(Command::new("fusermount3").arg("-u").arg(&self.at))?;
+                if let Some(mut child) = self.memfs.take() {
+                    child.wait()?;
+                }
+                Ok(())
+            }
+            Kind::Close | Kind::Writeback => run(self.pgfiles(&["unmount", "--timeout", "120s"]).arg(&self.at)),
+        }
+    }
+
+    /// Empties the caches of the daemon and of the kernel. What is in memory only keeps its daemon.
+    pub fn cold(&mut self) -> Result<()> {
+        if self.kind.is_pgfiles() {
+            self.unmount()?;
+            run(&mut self.pgfiles(&["cache", "clear"]))?;
+            self.mount()?;
+        }
+        rustix::fs::sync();
+        std::fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the kernel's caches takes root")
+    }
+
+    /// All that was written is committed.
+    pub fn settle(&self) -> Result<()> {
+        if self.kind.is_pgfiles() { run(self.pgfiles(&["flush"]).arg(&self.at)) } else { Ok(()) }
+    }
+
+    /// Mounted anew, with the time from the command to the end of the first `ls`.
+    pub fn mount_to_ls(&mut self) -> Result<Duration> {
+        self.unmount()?;
+        let began = Instant::now();
+        self.mount()?;
+        std::fs::read_dir(&self.at)?.count();
+        Ok(began.elapsed())
+    }
+
+    /// What `pgfiles status --json` says of the mount.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let output = self.pgfiles(&["status", "--json"]).arg(&self.at).output()?;
+        let all: serde_json::Value = serde_json::from_slice(&output.stdout).context("status --json")?;
+        Ok(all.get(0).cloned().unwrap_or_default())
+    }
+
+    /// Requests to the server so far.
+    pub fn round_trips(&self) -> Result<u64> {
+        if !self.kind.is_pgfiles() {
+            return Ok(0);
+        }
+        Ok(self.status()?.pointer("/operations/round_trips").and_then(serde_json::Value::as_u64).unwrap_or(0))
+    }
+
+    /// A number of the daemon's `/proc/PID/status` in KiB.
+    pub fn memory_kib(&self, field: &str) -> Result<u64> {
+        let pid = self.status()?.get("pid").and_then(serde_json::Value::as_u64).context("no pid")?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find(|line| line.starts_with(field)).context("no such field")?;
+        Ok(line.split_whitespace().nth(1).unwrap_or("0").parse()?)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.kind == Kind::Plain {
+            let _ = std::fs::remove_dir_all(&self.at);
+        } else if let Err(error) = self.unmount() {
+            eprintln!("{}: {error:#}; taken away", self.at.display());
+            let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+            if let Some(child) = &mut self.memfs {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+fn is_mounted(at: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1) == at.to_str())
+}
+
+/// Runs a command to its end; what it said is shown where it failed.
+pub fn run(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
