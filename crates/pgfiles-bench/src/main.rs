@@ -108,7 +108,9 @@ fn main() -> Result<()> {
     let sizes = if args.quick { Sizes::QUICK } else { Sizes::FULL };
     let repeat = args.repeat.unwrap_or(if args.quick { 1 } else { 3 }).max(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let server = Postgres::start(Options { fsync: true, ..Options::default() });
+    // The testkit's server is a small one; this is what Postgres comes with.
+    let conf = vec![("shared_buffers".to_owned(), "128MB".to_owned())];
+    let server = Postgres::start(Options { fsync: true, max_connections: 100, conf, ..Options::default() });
     let database = runtime.block_on(server.database());
     let dsn = database.dsn_tcp();
     let through = match args.delay_ms > 0.0 {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -15,8 +15,8 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
 };
 
-/// As long as pgfiles trusts what it knows.
-const TTL: Duration = Duration::from_secs(1);
+/// As long as pgfiles trusts what it knows where nothing else is set.
+const TTL: Duration = Duration::from_secs(30);
 const GENERATION: Generation = Generation(0);
 
 struct Node {
@@ -27,9 +27,14 @@ struct Node {
     parent: u64,
 }
 
+/// What a directory held when it was opened, so that each call goes on where the one before ended.
+type Listing = Arc<[(OsString, u64)]>;
+
 struct Nodes {
     by_ino: HashMap<u64, Node>,
     next: u64,
+    listings: HashMap<u64, Listing>,
+    next_listing: u64,
 }
 
 struct Memfs(Mutex<Nodes>);
@@ -101,12 +106,26 @@ impl Nodes {
         Ok(())
     }
 
-    fn list(&mut self, ino: INodeNo, offset: u64) -> Result<Vec<(u64, OsString, FileAttr)>, Errno> {
+    fn open_dir(&mut self, ino: INodeNo) -> Result<u64, Errno> {
         let dir = self.node(ino)?;
-        let mut names = vec![(OsString::from("."), ino.0), (OsString::from(".."), dir.parent)];
-        names.extend(dir.names.iter().map(|(name, ino)| (name.clone(), *ino)));
-        let left = names.into_iter().enumerate().skip(offset as usize);
-        Ok(left.filter_map(|(at, (name, ino))| Some((at as u64 + 1, name, self.by_ino.get(&ino)?.attr))).take(512).collect())
+        let own = [(OsString::from("."), ino.0), (OsString::from(".."), dir.parent)];
+        let listing = own.into_iter().chain(dir.names.iter().map(|(name, ino)| (name.clone(), *ino))).collect();
+        self.next_listing += 1;
+        self.listings.insert(self.next_listing, listing);
+        Ok(self.next_listing)
+    }
+
+    /// Shows what is left of a listing until `add` says that the reply is full.
+    fn list(&self, fh: FileHandle, offset: u64, mut add: impl FnMut(u64, &OsStr, &FileAttr) -> bool) -> Result<(), Errno> {
+        let listing = self.listings.get(&fh.0).ok_or(Errno::EBADF)?;
+        for (at, (name, ino)) in listing.iter().enumerate().skip(offset as usize) {
+            // What was removed meanwhile is left out.
+            let Some(node) = self.by_ino.get(ino) else { continue };
+            if add(at as u64 + 1, name, &node.attr) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -351,32 +370,21 @@ impl Filesystem for Memfs {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(ino.0), FopenFlags::empty());
+        answer!(reply, self.nodes().open_dir(ino), fh => reply.opened(FileHandle(fh), FopenFlags::empty()));
     }
 
-    fn readdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        answer!(reply, self.nodes().list(ino, offset), names => {
-            for (next, name, attr) in names {
-                if reply.add(attr.ino, next, attr.kind, &name) {
-                    break;
-                }
-            }
-            reply.ok();
-        });
+    fn readdir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let listed = self.nodes().list(fh, offset, |next, name, attr| reply.add(attr.ino, next, attr.kind, name));
+        answer!(reply, listed, () => reply.ok());
     }
 
-    fn readdirplus(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        answer!(reply, self.nodes().list(ino, offset), names => {
-            for (next, name, attr) in names {
-                if reply.add(attr.ino, next, &name, &TTL, &attr, GENERATION) {
-                    break;
-                }
-            }
-            reply.ok();
-        });
+    fn readdirplus(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let listed = self.nodes().list(fh, offset, |next, name, attr| reply.add(attr.ino, next, name, &TTL, attr, GENERATION));
+        answer!(reply, listed, () => reply.ok());
     }
 
-    fn releasedir(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.nodes().listings.remove(&fh.0);
         reply.ok();
     }
 
@@ -404,7 +412,7 @@ fn main() -> std::io::Result<()> {
         names: BTreeMap::new(),
         parent: 1,
     };
-    let nodes = Nodes { by_ino: HashMap::from([(1, root)]), next: 1 };
+    let nodes = Nodes { by_ino: HashMap::from([(1, root)]), next: 1, listings: HashMap::new(), next_listing: 0 };
     let mut config = fuser::Config::default();
     config.mount_options = vec![MountOption::FSName("memfs".into()), MountOption::DefaultPermissions];
     config.acl = SessionACL::Owner;
