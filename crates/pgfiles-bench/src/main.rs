@@ -39,6 +39,10 @@ struct Args {
     /// Network delay between pgfiles and the server, in milliseconds there and back.
     #[arg(long, default_value_t = 0.0)]
     delay_ms: f64,
+    /// All on one CPU: without it the scheduler decides whether a request of FUSE costs 10 µs or 50, minute by minute, so
+    /// ratios of single warm operations to F mean little.
+    #[arg(long)]
+    one_cpu: bool,
     /// Where mount points, the plain directory and caches are made: a directory of this machine's disk.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
@@ -72,7 +76,7 @@ fn repeated(
         for (name, mut measure, operations) in found {
             if single {
                 let per = |difference: f64| Some(difference / operations as f64);
-                measure.round_trips = per(after.0.saturating_sub(before.0) as f64);
+                measure.round_trips = measure.round_trips.or_else(|| per(after.0.saturating_sub(before.0) as f64));
                 (measure.rows, measure.bytes) = (per((after.1 - before.1) as f64), per((after.2 - before.2) as f64));
             }
             match all.iter_mut().find(|(row, _)| *row == name) {
@@ -82,6 +86,21 @@ fn repeated(
         }
     }
     Ok(all.into_iter().filter_map(|(name, measures)| Some((name, measure::median(measures)?))).collect())
+}
+
+/// Ctrl-C, or a polite end.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        },
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("signals are not heard: {error}");
+            std::future::pending().await
+        }
+    }
 }
 
 /// What ran where.
@@ -105,7 +124,14 @@ fn main() -> Result<()> {
     if let Some(name) = args.places.iter().find(|name| !Kind::ALL.iter().any(|kind| kind.name() == *name)) {
         anyhow::bail!("no place {name}: there are E, F, pgfiles, writeback");
     }
-    let sizes = if args.quick { Sizes::QUICK } else { Sizes::FULL };
+    let delay = Duration::from_secs_f64(args.delay_ms / 1e3);
+    let sizes = Sizes { delay, ..if args.quick { Sizes::QUICK } else { Sizes::FULL } };
+    if args.one_cpu {
+        // Before any thread or program is started: all inherit it.
+        let mut first = rustix::thread::CpuSet::new();
+        first.set(0);
+        rustix::thread::sched_setaffinity(None, &first).context("--one-cpu")?;
+    }
     let repeat = args.repeat.unwrap_or(if args.quick { 1 } else { 3 }).max(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     // The testkit's server is a small one; this is what Postgres comes with.
@@ -115,7 +141,7 @@ fn main() -> Result<()> {
     let dsn = database.dsn_tcp();
     let through = match args.delay_ms > 0.0 {
         true => {
-            let port = runtime.block_on(delay::start(server.port(), Duration::from_secs_f64(args.delay_ms / 1e3)))?;
+            let port = runtime.block_on(delay::start(server.port(), delay))?;
             dsn.replace(&format!(":{}", server.port()), &format!(":{port}"))
         }
         false => dsn.clone(),
@@ -126,6 +152,16 @@ fn main() -> Result<()> {
     let bin = own.parent().context("a program has a directory")?.to_owned();
     ensure!(bin.join("pgfiles").exists(), "no pgfiles beside {}: cargo build --release", own.display());
     let ground = Ground { dir: dir.path().canonicalize()?, bin, dsn: through };
+    let abandoned = ground.dir.clone();
+    runtime.spawn(async move {
+        stopped().await;
+        eprintln!("stopped: taking away the mounts");
+        if let Err(error) = place::abandon(&abandoned) {
+            eprintln!("{error:#}");
+        }
+        // The server ends with this process.
+        std::process::exit(130);
+    });
     std::fs::create_dir_all(ground.dir.join("given"))?;
     work::prepare(&ground.dir.join("given"), &sizes)?;
     eprintln!("{}", machine(&server));
@@ -163,14 +199,15 @@ fn main() -> Result<()> {
             }
         }
     }
-    println!("{}, {repeat} repetitions, network delay {} ms\n", machine(&server), args.delay_ms);
+    let cpus = if args.one_cpu { ", all on one CPU" } else { "" };
+    println!("{}{cpus}, {repeat} repetitions, network delay {} ms\n", machine(&server), args.delay_ms);
     println!("{}", rows::table(&results, &sizes));
     let json: Vec<_> = results
         .found
         .iter()
         .map(|((row, whose), measure)| serde_json::json!({"row": row, "whose": whose, "result": measure}))
         .collect();
-    let json = serde_json::json!({"machine": machine(&server), "quick": args.quick, "delay_ms": args.delay_ms,
+    let json = serde_json::json!({"machine": machine(&server), "quick": args.quick, "one_cpu": args.one_cpu, "delay_ms": args.delay_ms,
         "repeat": repeat, "results": json, "failed": failed});
     std::fs::write(&args.json, serde_json::to_vec_pretty(&json)?)?;
     ensure!(failed.is_empty(), "{} workloads failed:\n{}", failed.len(), failed.join("\n"));

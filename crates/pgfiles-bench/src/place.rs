@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -58,12 +59,22 @@ pub struct Place<'g> {
 impl<'g> Place<'g> {
     /// An empty one; `nth` makes its prefix unique.
     pub fn new(ground: &'g Ground, kind: Kind, nth: usize) -> Result<Self> {
-        let at = ground.dir.join("at").join(format!("{}-{nth}", kind.name()));
+        Self::named(ground, kind, &format!("{}-{nth}", kind.name()))
+    }
+
+    fn named(ground: &'g Ground, kind: Kind, name: &str) -> Result<Self> {
+        let at = ground.dir.join("at").join(name);
         std::fs::create_dir_all(&at)?;
-        let mut place = Self { kind, ground, memfs: None, at, prefix: format!("bench/{}-{nth}/", kind.name()) };
+        let mut place = Self { kind, ground, memfs: None, at, prefix: format!("bench/{name}/") };
         place.mount()?;
         std::fs::create_dir_all(place.root())?;
         Ok(place)
+    }
+
+    /// Another of the same kind, for a workload on several.
+    pub fn beside(&self, nth: usize) -> Result<Place<'g>> {
+        let name = self.at.file_name().and_then(|name| name.to_str()).context("a place has a name")?;
+        Place::named(self.ground, self.kind, &format!("{name}-{nth}"))
     }
 
     /// The directory to work in.
@@ -92,6 +103,7 @@ impl<'g> Place<'g> {
     }
 
     fn mount(&mut self) -> Result<()> {
+        ensure!(!STOPPED.load(Ordering::SeqCst), "stopped");
         match self.kind {
             Kind::Plain => Ok(()),
             Kind::Memfs => {
@@ -162,9 +174,31 @@ impl<'g> Place<'g> {
         Ok(self.status()?.pointer("/operations/round_trips").and_then(serde_json::Value::as_u64).unwrap_or(0))
     }
 
+    fn pid(&self) -> Result<u64> {
+        self.status()?.get("pid").and_then(serde_json::Value::as_u64).context("no pid")
+    }
+
+    /// Connections to the server that the daemon holds: its TCP sockets, as the kernel lists them.
+    pub fn connections(&self) -> Result<usize> {
+        let pid = self.pid()?;
+        let tcp = std::fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;
+        let established = tcp.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let sockets: std::collections::HashSet<String> = established
+            .filter(|fields| fields.get(3) == Some(&"01"))
+            .filter_map(|fields| Some(format!("socket:[{}]", fields.get(9)?)))
+            .collect();
+        let mut held = 0;
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+            // One may be closed meanwhile.
+            let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+            held += usize::from(sockets.contains(target.to_string_lossy().as_ref()));
+        }
+        Ok(held)
+    }
+
     /// A number of the daemon's `/proc/PID/status` in KiB.
     pub fn memory_kib(&self, field: &str) -> Result<u64> {
-        let pid = self.status()?.get("pid").and_then(serde_json::Value::as_u64).context("no pid")?;
+        let pid = self.pid()?;
         let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = text.lines().find(|line| line.starts_with(field)).context("no such field")?;
         Ok(line.split_whitespace().nth(1).unwrap_or("0").parse()?)
@@ -182,6 +216,33 @@ impl Drop for Place<'_> {
                 let _ = child.kill();
                 let _ = child.wait();
             }
+        }
+    }
+}
+
+/// Set once the run is broken off: nothing is mounted any more.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Takes a run's directory away with all mounts in it; what is being mounted meanwhile too.
+pub fn abandon(dir: &Path) -> Result<()> {
+    STOPPED.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    loop {
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        for at in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| Path::new(at).starts_with(dir)) {
+            // It may be gone by itself; what stays is seen below.
+            let _ = run(Command::new("umount").arg("-l").arg(at));
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let mounted = mounts.lines().filter_map(|line| line.split(' ').nth(1)).any(|at| Path::new(at).starts_with(dir));
+        // Only below no mount: what is removed is of this machine.
+        let removed = if mounted { Ok(()) } else { std::fs::remove_dir_all(dir) };
+        match removed {
+            Ok(()) if !mounted => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            _ if began.elapsed() < Duration::from_secs(10) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(()) => bail!("{}: still mounted", dir.display()),
+            Err(error) => return Err(error).with_context(|| dir.display().to_string()),
         }
     }
 }

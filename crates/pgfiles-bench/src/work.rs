@@ -5,7 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -31,6 +31,10 @@ pub struct Sizes {
     pub names: usize,
     /// Transactions of SQLite.
     pub transactions: usize,
+    /// How long a mount is left alone before its connections are counted; `None`: they are not.
+    pub idle: Option<Duration>,
+    /// Network delay there and back.
+    pub delay: Duration,
 }
 
 impl Sizes {
@@ -43,6 +47,8 @@ impl Sizes {
         random: 256 << 20,
         names: 100_000,
         transactions: 300,
+        idle: Some(Duration::from_secs(60)),
+        delay: Duration::ZERO,
     };
     pub const QUICK: Sizes = Sizes {
         ops: 300,
@@ -53,6 +59,8 @@ impl Sizes {
         random: 16 << 20,
         names: 3_000,
         transactions: 40,
+        idle: None,
+        delay: Duration::ZERO,
     };
 }
 
@@ -63,9 +71,10 @@ pub type Found = Vec<(&'static str, Measure, usize)>;
 pub type Work = fn(&mut Place<'_>, &Sizes, &Path) -> Result<Found>;
 
 /// All, by name. The path is a directory of the machine with what they read: see [`prepare`].
-pub const ALL: [(&str, Work); 12] = [
+pub const ALL: [(&str, Work); 13] = [
     ("small", small),
     ("threads", threads),
+    ("mounts", mounts),
     ("names", names),
     ("replace", replace),
     ("tree", tree),
@@ -87,6 +96,21 @@ fn timed(mut operation: impl FnMut() -> Result<()>) -> Result<f64> {
 fn times(count: usize, mut operation: impl FnMut(usize) -> Result<()>) -> Result<Measure> {
     let taken: Result<Vec<f64>> = (0..count).map(|n| timed(|| operation(n))).collect();
     Ok(each(taken?))
+}
+
+/// A row of one thing, with the round trips that it took on average. What goes on behind is not waited for here.
+fn counted(
+    place: &Place<'_>,
+    name: &'static str,
+    count: usize,
+    measure: impl FnOnce() -> Result<Measure>,
+) -> Result<(&'static str, Measure, usize)> {
+    let before = place.round_trips()?;
+    let mut found = measure()?;
+    if place.kind.is_pgfiles() {
+        found.round_trips = Some(place.round_trips()?.saturating_sub(before) as f64 / count as f64);
+    }
+    Ok((name, found, count))
 }
 
 fn create(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
@@ -136,10 +160,10 @@ fn small(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     let (count, block) = (sizes.ops, vec![b'x'; 4096]);
     let dir = place.root();
     let path = |n: usize| dir.join(format!("f{n:06}"));
-    let mut found = vec![("create 4 KiB", times(count, |n| create(&path(n), &block, false))?, count)];
+    let mut found = vec![counted(place, "create 4 KiB", count, || times(count, |n| create(&path(n), &block, false)))?];
     place.settle()?;
     let synced = |n: usize| create(&dir.join(format!("s{n:06}")), &block, true);
-    found.push(("create 4 KiB + fsync", times(count, synced)?, count));
+    found.push(counted(place, "create 4 KiB + fsync", count, || times(count, synced))?);
     let stat = |n: usize| {
         ensure!(path(n).symlink_metadata()?.len() == 4096, "another size");
         Ok(())
@@ -151,17 +175,17 @@ fn small(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
         Ok(())
     };
     place.cold()?;
-    found.push(("lstat cold", times(count, stat)?, count));
-    found.push(("lstat warm", times(count, stat)?, count));
+    found.push(counted(place, "lstat cold", count, || times(count, stat))?);
+    found.push(counted(place, "lstat warm", count, || times(count, stat))?);
     place.cold()?;
-    found.push(("open, read, close 4 KiB cold", times(count, read)?, count));
-    found.push(("open, read, close 4 KiB warm", times(count, read)?, count));
+    found.push(counted(place, "open, read, close 4 KiB cold", count, || times(count, read))?);
+    found.push(counted(place, "open, read, close 4 KiB warm", count, || times(count, read))?);
     fs::read_dir(&dir)?.count();
     let absent = |n: usize| {
         ensure!(dir.join(format!("absent{n:06}")).symlink_metadata().is_err(), "it is there");
         Ok(())
     };
-    found.push(("stat of an absent name", times(count, absent)?, count));
+    found.push(counted(place, "stat of an absent name", count, || times(count, absent))?);
     Ok(found)
 }
 
@@ -182,6 +206,30 @@ fn threads(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found>
     Ok(vec![("create 4 KiB, 8 threads, per file", Measure::one(taken / (each * 8) as f64), each * 8)])
 }
 
+/// Eight mounts of as many prefixes, with a thread on each.
+fn mounts(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
+    let (each, block) = (sizes.ops / 8, vec![b'x'; 4096]);
+    let others = (0..8).map(|nth| place.beside(nth)).collect::<Result<Vec<_>>>()?;
+    let taken = timed(|| {
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = others
+                .iter()
+                .map(|other| {
+                    let (dir, block) = (other.root(), &block);
+                    scope.spawn(move || (0..each).try_for_each(|n| create(&dir.join(format!("m{n}")), block, false)))
+                })
+                .collect();
+            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
+        })
+    })?;
+    // As a list of two, for what is counted of a single row is counted on the place itself, which did nothing.
+    let total = Measure::one(taken);
+    Ok(vec![
+        ("create 4 KiB on 8 mounts, per file", Measure::one(taken / (each * 8) as f64), each * 8),
+        ("create 4 KiB on 8 mounts, all", total, 1),
+    ])
+}
+
 fn names(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     let (count, dir) = (sizes.ops, place.root());
     let path = |n: usize| dir.join(format!("f{n:06}"));
@@ -194,10 +242,10 @@ fn names(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     fs::read_dir(&dir)?.count();
     let chmod = |n: usize| Ok(fs::set_permissions(path(n), fs::Permissions::from_mode(0o600))?);
     Ok(vec![
-        ("chmod", times(count, chmod)?, count),
-        ("rename a file", times(count, |n| Ok(fs::rename(path(n), moved(n))?))?, count),
-        ("unlink", times(count, |n| Ok(fs::remove_file(moved(n))?))?, count),
-        ("mkdir", times(count, |n| Ok(fs::create_dir(dir.join(format!("d{n:06}")))?))?, count),
+        counted(place, "chmod", count, || times(count, chmod))?,
+        counted(place, "rename a file", count, || times(count, |n| Ok(fs::rename(path(n), moved(n))?)))?,
+        counted(place, "unlink", count, || times(count, |n| Ok(fs::remove_file(moved(n))?)))?,
+        counted(place, "mkdir", count, || times(count, |n| Ok(fs::create_dir(dir.join(format!("d{n:06}")))?)))?,
     ])
 }
 
@@ -235,14 +283,12 @@ fn tree(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
         ("grep -r, cold", "! grep -rq 'no such line' tree"),
     ] {
         place.cold()?;
-        found.push((name, Measure::one(timed(|| shell(&dir, command))?), count));
+        found.push(counted(place, name, count, || Ok(Measure::one(timed(|| shell(&dir, command))?)))?);
     }
-    found.push((
-        "rename a directory of the tree",
-        Measure::one(timed(|| Ok(fs::rename(dir.join("tree"), dir.join("moved"))?))?),
-        1,
-    ));
-    found.push(("rm -rf of the tree", Measure::one(timed(|| shell(&dir, "rm -rf moved"))?), count));
+    let rename = || timed(|| Ok(fs::rename(dir.join("tree"), dir.join("moved"))?)).map(Measure::one);
+    found.push(counted(place, "rename a directory of the tree", 1, rename)?);
+    let remove = || timed(|| shell(&dir, "rm -rf moved")).map(Measure::one);
+    found.push(counted(place, "rm -rf of the tree", count, remove)?);
     Ok(found)
 }
 
@@ -296,16 +342,13 @@ fn random(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> 
         file.write_all(&block[..4096])?;
         Ok(file.sync_data()?)
     };
-    let overwritten = times(count, overwrite)?;
+    let overwritten = counted(place, "overwrite 4 KiB at random + fdatasync", count, || times(count, overwrite))?;
     let mut file = OpenOptions::new().append(true).open(&path)?;
     let append = |_| {
         file.write_all(&block[..100])?;
         Ok(file.sync_data()?)
     };
-    Ok(vec![
-        ("overwrite 4 KiB at random + fdatasync", overwritten, count),
-        ("append 100 B + fdatasync", times(count, append)?, count),
-    ])
+    Ok(vec![overwritten, counted(place, "append 100 B + fdatasync", count, || times(count, append))?])
 }
 
 fn untar(place: &mut Place<'_>, sizes: &Sizes, given: &Path) -> Result<Found> {
@@ -360,10 +403,10 @@ for n in range(count):
 fn directory(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     let mut found = Vec::new();
     let rows = [
-        ["create in a directory of 1,000", "ls of 1,000, per name, cold"],
-        ["create in a large directory", "ls of a large one, per name, cold"],
+        ["create in a directory of 1,000", "ls of 1,000, per name, cold", "ls -l of 1,000, per name, cold"],
+        ["create in a large directory", "ls of a large one, per name, cold", "ls -l of a large one, per name, cold"],
     ];
-    for (count, [created, listed]) in [1_000, sizes.names].into_iter().zip(rows) {
+    for (count, [created, listed, attributes]) in [1_000, sizes.names].into_iter().zip(rows) {
         let dir = place.root().join(format!("of-{count}"));
         fs::create_dir(&dir)?;
         let taken = timed(|| (0..count).try_for_each(|n| create(&dir.join(format!("{n:06}")), b"", false)))?;
@@ -375,15 +418,28 @@ fn directory(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Foun
             Ok(())
         })?;
         found.push((listed, Measure::one(taken / count as f64), count));
+        place.cold()?;
+        // Not the program: it would look up the user and group names too.
+        let taken = timed(|| {
+            let sizes: Result<u64, std::io::Error> = fs::read_dir(&dir)?.map(|entry| Ok(entry?.metadata()?.len())).sum();
+            ensure!(sizes? == 0, "the files are not empty");
+            Ok(())
+        })?;
+        found.push((attributes, Measure::one(taken / count as f64), count));
     }
     Ok(found)
 }
 
-fn idle(place: &mut Place<'_>, _sizes: &Sizes, _given: &Path) -> Result<Found> {
+fn idle(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     if !place.kind.is_pgfiles() {
         return Ok(vec![]);
     }
     let mounted = place.mount_to_ls()?.as_secs_f64();
     let memory = place.memory_kib("VmRSS")? as f64 / 1024.0;
-    Ok(vec![("mount to first ls", Measure::one(mounted), 1), ("memory of an idle mount", Measure::one(memory), 1)])
+    let mut found = vec![("mount to first ls", Measure::one(mounted), 1), ("memory of an idle mount", Measure::one(memory), 1)];
+    if let Some(idle) = sizes.idle {
+        std::thread::sleep(idle);
+        found.push(("connections of an idle mount", Measure::one(place.connections()? as f64), 1));
+    }
+    Ok(found)
 }
