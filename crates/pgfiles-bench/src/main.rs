@@ -109,7 +109,8 @@ fn machine(server: &Postgres) -> String {
         let output = Command::new(program).args(args).output().map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&output).trim().to_owned()
     };
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    // All of the machine, also where --one-cpu leaves one.
+    let cores = text("nproc", &["--all"]);
     format!("{cores} processors, {}, Postgres {}", text("uname", &["-sr"]), server.major())
 }
 

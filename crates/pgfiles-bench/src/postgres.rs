@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use crate::measure::{Measure, each};
 
+// EXTERNAL as in the table of pgfiles: what is repeated would be compressed to nothing.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS alone (id uuid PRIMARY KEY, key text COLLATE \"C\" NOT NULL, meta jsonb NOT NULL, data bytea); \
+    ALTER TABLE alone ALTER COLUMN data SET STORAGE EXTERNAL; \
     CREATE INDEX IF NOT EXISTS alone_key ON alone (key, ((meta->>'version')::bigint) DESC)";
 const INSERT: &str = "INSERT INTO alone VALUES ($1, $2, $3, $4)";
 const MIB: usize = 1 << 20;
