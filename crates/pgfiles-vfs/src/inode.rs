@@ -308,7 +308,7 @@ impl Table {
 
     /// Whether the node that is known at a name is another file than the one that the store has there now.
     pub fn is_replaced(&self, parent: InodeNo, name: &Name, facts: &Facts) -> bool {
-        let no = self.child(parent, name).filter(|no| !self.is_ahead_at_one_name(*no));
+        let no = self.child(parent, name).filter(|_| self.child_ahead(parent, name).is_none());
         let node = no.and_then(|no| self.nodes.get(&no));
         node.is_some_and(|node| node.facts.ino != facts.ino || node.facts.kind != facts.kind)
     }
@@ -425,10 +425,11 @@ impl Table {
         self.nodes.get(&no).is_some_and(|node| no != InodeNo::ROOT && node.places.is_empty() && !node.unlinked)
     }
 
-    /// Whether the store need not be asked about the one name of a node, which is to be published there. Of a file with
-    /// several names, another client may have removed any of them.
-    pub fn is_ahead_at_one_name(&self, no: InodeNo) -> bool {
-        self.nodes.get(&no).is_some_and(|node| node.is_ahead() && node.places.len() <= 1)
+    /// The node at a name about which the store need not be asked: it has that one name, and is to be published there. Of a
+    /// file with several names, another client may have removed any of them.
+    pub fn child_ahead(&self, parent: InodeNo, name: &Name) -> Option<InodeNo> {
+        let ahead = |no: &InodeNo| self.nodes.get(no).is_some_and(|node| node.is_ahead() && node.places.len() <= 1);
+        self.child(parent, name).filter(ahead)
     }
 
     /// No name of a file can be found here any more.

@@ -64,11 +64,12 @@ impl Transaction<'_> {
             meta.insert("twin".into(), id.to_string().into());
             let extended = extends.is_some_and(|extends| other.is_of(extends));
             let number = if extended { other.number() } else { self.rows.next_number(&other.key) };
-            self.insert(id.twin(&other.head(None).key), &other.key, number, meta, written.data.clone());
+            let key = other.head(None).key;
+            self.insert(id.twin(&key), &other.key, number, meta, written.data.clone());
             if extended {
                 self.rows.remove_versions(&[other.id]);
             }
-            keys.push(other.head(None).key);
+            keys.push(key);
         }
         keys
     }

@@ -91,7 +91,7 @@ impl Vfs {
             let (key, stamp) = {
                 let table = self.table();
                 table.dir(parent)?;
-                if let Some(no) = table.child(parent, name).filter(|no| table.is_ahead_at_one_name(*no)) {
+                if let Some(no) = table.child_ahead(parent, name) {
                     return Ok(Some(no));
                 }
                 (table.key_in(parent, name)?, table.stamp_of(parent)?)
@@ -113,7 +113,7 @@ impl Vfs {
             }
             return match (facts, known) {
                 (None, _) => {
-                    let ahead = table.child(parent, name).filter(|no| table.is_ahead_at_one_name(*no));
+                    let ahead = table.child_ahead(parent, name);
                     if ahead.is_none() {
                         table.detach(parent, name);
                     }

@@ -89,7 +89,7 @@ fn a_failing_run_is_made_short() {
 
 /// `make model`: as many operations as `PGFILES_TEST_STEPS` says, over many seeds, on all processors.
 #[test]
-#[ignore = "runs for hours"]
+#[ignore = "ten million operations: make model"]
 fn many_seeds() {
     let wanted = number("PGFILES_TEST_STEPS").unwrap_or(10_000_000);
     let first = number("PGFILES_TEST_SEED").unwrap_or(0);

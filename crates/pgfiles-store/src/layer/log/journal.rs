@@ -118,7 +118,6 @@ impl Journal {
     fn extend(&mut self, put: &mut Put, outcome: Option<&Outcome>) {
         let Some(replaced) = put.extends else { return };
         self.replacing.remove(&replaced);
-        let mut chain = self.chains.get(&replaced).cloned().unwrap_or_default();
         let mut link = Replaced { began: 0, acked: 0, id: replaced };
         if let Some((place, before)) = self.retained_put(replaced) {
             let entry = &self.entries[place];
@@ -141,9 +140,10 @@ impl Journal {
             }
             put.drops.extend(drops);
         }
-        if !self.ids.contains(&replaced) {
-            self.chains.remove(&replaced);
-        }
+        // Copied only where the predecessor stays and may have to be committed again itself.
+        let stays = self.ids.contains(&replaced);
+        let chain = if stays { self.chains.get(&replaced).cloned() } else { self.chains.remove(&replaced) };
+        let mut chain = chain.unwrap_or_default();
         chain.push(link);
         self.chains.insert(put.id, chain);
     }
