@@ -107,8 +107,7 @@ pub async fn measure(dsn: &str, count: usize, bulk: usize) -> Result<Vec<(&'stat
     let blocks = bulk / MIB;
     client.batch_execute("SET synchronous_commit = on").await?;
     let began = Instant::now();
-    let taken = inserts(&client, "bulk", blocks, MIB).await?;
-    drop(taken);
+    inserts(&client, "bulk", blocks, MIB).await?;
     found.push(("insert 1 MiB", Measure::one(blocks as f64 / began.elapsed().as_secs_f64())));
     let began = Instant::now();
     for n in 0..blocks {

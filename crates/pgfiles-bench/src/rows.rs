@@ -85,9 +85,12 @@ const FLOOR: Option<(&str, Bound)> = Some(("≤ 1.3 × F", |row, r, _| Some(1.3 
 
 const WHOLE: &str = "≤ 1.2 × (F + files × P asynchronous); with delay ≤ files × 1.3 × it";
 
-/// With network delay what a file may take is given by it alone.
-fn delayed(sizes: &Sizes, files: usize) -> Option<f64> {
-    (!sizes.delay.is_zero()).then_some(files as f64 * 1.3 * sizes.delay.as_secs_f64())
+/// The number of it. With network delay what a file may take is given by that alone.
+fn whole(row: &str, r: &Results, sizes: &Sizes, files: usize) -> Option<f64> {
+    if !sizes.delay.is_zero() {
+        return Some(files as f64 * 1.3 * sizes.delay.as_secs_f64());
+    }
+    Some(1.2 * (r.f(row)? + files as f64 * r.p("insert4k async")?))
 }
 
 /// In the order of the table.
@@ -129,22 +132,8 @@ pub const ROWS: [Row; 35] = [
     }),
     row("rename a directory of the tree", Seconds, "≤ 0.5 s", |_, _, _| Some(0.5)),
     row("rm -rf of the tree", Seconds, "≤ 1.5 × F + 1 s", |row, r, _| Some(1.5 * r.f(row)? + 1.0)),
-    Row {
-        name: "untar",
-        unit: Seconds,
-        bound: Some((WHOLE, |row, r, s| {
-            delayed(s, s.untar).or_else(|| Some(1.2 * (r.f(row)? + s.untar as f64 * r.p("insert4k async")?)))
-        })),
-        writeback: FLOOR,
-    },
-    Row {
-        name: "git clone",
-        unit: Seconds,
-        bound: Some((WHOLE, |row, r, s| {
-            delayed(s, s.clone).or_else(|| Some(1.2 * (r.f(row)? + s.clone as f64 * r.p("insert4k async")?)))
-        })),
-        writeback: FLOOR,
-    },
+    Row { name: "untar", unit: Seconds, bound: Some((WHOLE, |row, r, s| whole(row, r, s, s.untar))), writeback: FLOOR },
+    Row { name: "git clone", unit: Seconds, bound: Some((WHOLE, |row, r, s| whole(row, r, s, s.clone))), writeback: FLOOR },
     Row { name: "git status warm", unit: Seconds, bound: FLOOR, writeback: None },
     row("git status after a remount", Seconds, "≤ 1.5 × its own ls -lR, cold", |_, r, _| {
         Some(1.5 * r.get("ls -lR of the clone, cold", "pgfiles")?)

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -189,44 +189,39 @@ fn small(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     Ok(found)
 }
 
-fn threads(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
-    let (each, block) = (sizes.ops / 8, vec![b'x'; 4096]);
-    let dir = place.root();
-    let taken = timed(|| {
+/// A thread for each directory, which may be the same one, creates that many files of 4 KiB. In seconds.
+fn side_by_side(dirs: &[PathBuf], each: usize) -> Result<f64> {
+    let block = vec![b'x'; 4096];
+    timed(|| {
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..8)
-                .map(|worker| {
-                    let (dir, block) = (&dir, &block);
+            let workers: Vec<_> = dirs
+                .iter()
+                .enumerate()
+                .map(|(worker, dir)| {
+                    let block = &block;
                     scope.spawn(move || (0..each).try_for_each(|n| create(&dir.join(format!("t{worker}-{n}")), block, false)))
                 })
                 .collect();
             workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
         })
-    })?;
+    })
+}
+
+fn threads(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
+    let each = sizes.ops / 8;
+    let taken = side_by_side(&vec![place.root(); 8], each)?;
     Ok(vec![("create 4 KiB, 8 threads, per file", Measure::one(taken / (each * 8) as f64), each * 8)])
 }
 
 /// Eight mounts of as many prefixes, with a thread on each.
 fn mounts(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
-    let (each, block) = (sizes.ops / 8, vec![b'x'; 4096]);
+    let each = sizes.ops / 8;
     let others = (0..8).map(|nth| place.beside(nth)).collect::<Result<Vec<_>>>()?;
-    let taken = timed(|| {
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = others
-                .iter()
-                .map(|other| {
-                    let (dir, block) = (other.root(), &block);
-                    scope.spawn(move || (0..each).try_for_each(|n| create(&dir.join(format!("m{n}")), block, false)))
-                })
-                .collect();
-            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
-        })
-    })?;
+    let taken = side_by_side(&others.iter().map(Place::root).collect::<Vec<_>>(), each)?;
     // As a list of two, for what is counted of a single row is counted on the place itself, which did nothing.
-    let total = Measure::one(taken);
     Ok(vec![
         ("create 4 KiB on 8 mounts, per file", Measure::one(taken / (each * 8) as f64), each * 8),
-        ("create 4 KiB on 8 mounts, all", total, 1),
+        ("create 4 KiB on 8 mounts, all", Measure::one(taken), 1),
     ])
 }
 

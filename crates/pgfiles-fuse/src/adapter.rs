@@ -134,25 +134,7 @@ fn xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        const REQUEST_BYTES_MAX: u32 = 1 << 20;
-        const BACKGROUND_MAX: u16 = 64;
-        let _ = config.set_max_write(REQUEST_BYTES_MAX);
-        let _ = config.set_max_background(BACKGROUND_MAX);
-        let _ = config.set_time_granularity(Duration::from_nanos(1));
-        // Not FUSE_ATOMIC_O_TRUNC: with it the kernel has a file emptied by open(O_RDONLY | O_TRUNC) before it finds out
-        // that the file is being executed, and the program dies.
-        for wanted in [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
-        ] {
-            // An older kernel without one of them works, only slower.
-            let _ = config.add_capabilities(wanted);
-        }
+        crate::ask_kernel(config);
         if self.vfs.is_shared() {
             // Otherwise the kernel keeps locks by itself.
             let _ = config.add_capabilities(InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS);

@@ -10,8 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use fuser::{MountOption, SessionACL};
+use fuser::{InitFlags, KernelConfig, MountOption, SessionACL};
 use pgfiles_vfs::{KernelCache, Vfs};
 use tokio::runtime::Handle;
 
@@ -86,14 +87,37 @@ pub fn mount(vfs: Arc<Vfs>, options: &MountOptions, runtime: Handle) -> Result<S
     let failed = |error| FuseError::Mount(options.mountpoint.clone(), error);
     let mountpoint = options.mountpoint.canonicalize().map_err(failed)?;
     let adapter = adapter::Adapter::new(vfs.clone(), runtime);
-    let session = fuser::Session::new(adapter, &mountpoint, &config(options)).map_err(failed)?;
+    let session = fuser::Session::new(adapter, &mountpoint, &session_config(options)).map_err(failed)?;
     let cache: Arc<dyn KernelCache> = Arc::new(notify::FuseCache::start(session.notifier()).map_err(failed)?);
     vfs.set_kernel_cache(cache.clone());
     let thread = std::thread::Builder::new().name("pgfiles-fuse".into()).spawn(move || session.run()).map_err(failed)?;
     Ok(Session { mountpoint, thread, cache })
 }
 
-fn config(options: &MountOptions) -> fuser::Config {
+/// What the kernel is asked for when it greets a filesystem. An older kernel without one of these works, only slower.
+pub fn ask_kernel(config: &mut KernelConfig) {
+    const REQUEST_BYTES_MAX: u32 = 1 << 20;
+    const BACKGROUND_MAX: u16 = 64;
+    let _ = config.set_max_write(REQUEST_BYTES_MAX);
+    let _ = config.set_max_background(BACKGROUND_MAX);
+    let _ = config.set_time_granularity(Duration::from_nanos(1));
+    // Not FUSE_ATOMIC_O_TRUNC: with it the kernel has a file emptied by open(O_RDONLY | O_TRUNC) before it finds out
+    // that the file is being executed, and the program dies.
+    for wanted in [
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_ASYNC_DIO,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_CACHE_SYMLINKS,
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        InitFlags::FUSE_AUTO_INVAL_DATA,
+    ] {
+        let _ = config.add_capabilities(wanted);
+    }
+}
+
+/// How fuser serves a mount: its threads, and what it is mounted with.
+pub fn session_config(options: &MountOptions) -> fuser::Config {
     let mut config = fuser::Config::default();
     // Commas separate mount options.
     let fsname = options.fsname.replace(',', "_");

@@ -1,5 +1,5 @@
 //! A filesystem in memory: what the same requests cost with no store behind them (F). One lock, no more than the
-//! benchmark's programs need; the kernel is asked for what pgfiles asks for.
+//! benchmark's programs need; it asks the kernel for what pgfiles asks for (`pgfiles_fuse::ask_kernel`).
 //!
 //!     memfs MOUNTPOINT
 
@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use pgfiles_fuse::{MountOptions, session_config};
 
 /// As long as pgfiles trusts what it knows where nothing else is set.
 const TTL: Duration = Duration::from_secs(30);
@@ -146,19 +147,7 @@ macro_rules! answer {
 
 impl Filesystem for Memfs {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let _ = config.set_max_write(1 << 20);
-        let _ = config.set_max_background(64);
-        for wanted in [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
-        ] {
-            let _ = config.add_capabilities(wanted);
-        }
+        pgfiles_fuse::ask_kernel(config);
         Ok(())
     }
 
@@ -413,10 +402,6 @@ fn main() -> std::io::Result<()> {
         parent: 1,
     };
     let nodes = Nodes { by_ino: HashMap::from([(1, root)]), next: 1, listings: HashMap::new(), next_listing: 0 };
-    let mut config = fuser::Config::default();
-    config.mount_options = vec![MountOption::FSName("memfs".into()), MountOption::DefaultPermissions];
-    config.acl = SessionACL::Owner;
-    config.n_threads = Some(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)));
-    config.clone_fd = rustix::process::geteuid().is_root();
-    fuser::Session::new(Memfs(Mutex::new(nodes)), Path::new(&at), &config)?.run()
+    let options = MountOptions { allow_other: false, fsname: "memfs".into(), ..MountOptions::new(&at) };
+    fuser::Session::new(Memfs(Mutex::new(nodes)), Path::new(&at), &session_config(&options))?.run()
 }
