@@ -30,7 +30,7 @@ struct Args {
     /// Only these workloads, separated by commas.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these places: E, F, pgfiles, writeback.
+    /// Only these places: E, F, pgfiles, writeback, and with --delay-ms near, which is writeback without it.
     #[arg(long, value_delimiter = ',')]
     places: Vec<String>,
     /// How often each is done; the one in the middle counts. By default 3, with --quick 1.
@@ -39,6 +39,9 @@ struct Args {
     /// Network delay between pgfiles and the server, in milliseconds there and back.
     #[arg(long, default_value_t = 0.0)]
     delay_ms: f64,
+    /// Rows of 1,000 other prefixes that the table holds before anything is measured.
+    #[arg(long, default_value_t = 0)]
+    rows: u64,
     /// All on one CPU: without it the scheduler decides whether a request of FUSE costs 10 µs or 50, minute by minute, so
     /// ratios of single warm operations to F mean little.
     #[arg(long)]
@@ -123,7 +126,7 @@ fn main() -> Result<()> {
         anyhow::bail!("no workload {name}: there are {}", known.join(", "));
     }
     if let Some(name) = args.places.iter().find(|name| !Kind::ALL.iter().any(|kind| kind.name() == *name)) {
-        anyhow::bail!("no place {name}: there are E, F, pgfiles, writeback");
+        anyhow::bail!("no place {name}: there are E, F, pgfiles, writeback, near");
     }
     let delay = Duration::from_secs_f64(args.delay_ms / 1e3);
     let sizes = Sizes { delay, ..if args.quick { Sizes::QUICK } else { Sizes::FULL } };
@@ -142,7 +145,7 @@ fn main() -> Result<()> {
     let dsn = database.dsn_tcp();
     let through = match args.delay_ms > 0.0 {
         true => {
-            let port = runtime.block_on(delay::start(server.port(), delay))?;
+            let port = delay::start(server.port(), delay)?;
             dsn.replace(&format!(":{}", server.port()), &format!(":{port}"))
         }
         false => dsn.clone(),
@@ -152,7 +155,7 @@ fn main() -> Result<()> {
     let own = std::env::current_exe()?;
     let bin = own.parent().context("a program has a directory")?.to_owned();
     ensure!(bin.join("pgfiles").exists(), "no pgfiles beside {}: cargo build --release", own.display());
-    let ground = Ground { dir: dir.path().canonicalize()?, bin, dsn: through };
+    let ground = Ground { dir: dir.path().canonicalize()?, bin, dsn: through, near: dsn.clone() };
     let abandoned = ground.dir.clone();
     runtime.spawn(async move {
         stopped().await;
@@ -166,17 +169,25 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(ground.dir.join("given"))?;
     work::prepare(&ground.dir.join("given"), &sizes)?;
     eprintln!("{}", machine(&server));
+    let client = runtime.block_on(postgres::connect(&dsn))?;
+    if args.rows > 0 {
+        eprintln!("{} rows of others", args.rows);
+        runtime.block_on(postgres::others(&client, args.rows))?;
+    }
     run(Command::new(ground.bin.join("pgfiles")).args(["init", &dsn]))?;
+    if args.rows > 0 {
+        runtime.block_on(client.batch_execute("VACUUM ANALYZE pgfiles"))?;
+    }
 
     let mut results = Results::default();
     eprintln!("Postgres alone");
     let alone = runtime.block_on(postgres::measure(&ground.dsn, sizes.ops, sizes.large))?;
     results.found.extend(alone.into_iter().map(|(name, measure)| ((name.to_owned(), "P".to_owned()), measure)));
-    let client = runtime.block_on(postgres::connect(&dsn))?;
     let mut failed = Vec::new();
     for (name, work) in work::ALL.iter().filter(|(name, _)| args.only.is_empty() || args.only.iter().any(|only| only == name)) {
         for kind in Kind::ALL {
-            if !args.places.is_empty() && !args.places.iter().any(|place| place == kind.name()) {
+            let is_left_out = !args.places.is_empty() && !args.places.iter().any(|place| place == kind.name());
+            if is_left_out || kind == Kind::Near && (delay.is_zero() || !work::BEHIND.contains(name)) {
                 continue;
             }
             eprintln!("{name} on {}", kind.name());
@@ -201,14 +212,19 @@ fn main() -> Result<()> {
         }
     }
     let cpus = if args.one_cpu { ", all on one CPU" } else { "" };
-    println!("{}{cpus}, {repeat} repetitions, network delay {} ms\n", machine(&server), args.delay_ms);
+    println!(
+        "{}{cpus}, {repeat} repetitions, network delay {} ms, {} rows of others\n",
+        machine(&server),
+        args.delay_ms,
+        args.rows
+    );
     println!("{}", rows::table(&results, &sizes));
     let json: Vec<_> = results
         .found
         .iter()
         .map(|((row, whose), measure)| serde_json::json!({"row": row, "whose": whose, "result": measure}))
         .collect();
-    let json = serde_json::json!({"machine": machine(&server), "quick": args.quick, "one_cpu": args.one_cpu, "delay_ms": args.delay_ms,
+    let json = serde_json::json!({"machine": machine(&server), "quick": args.quick, "one_cpu": args.one_cpu, "delay_ms": args.delay_ms, "rows": args.rows,
         "repeat": repeat, "results": json, "failed": failed});
     std::fs::write(&args.json, serde_json::to_vec_pretty(&json)?)?;
     ensure!(failed.is_empty(), "{} workloads failed:\n{}", failed.len(), failed.join("\n"));

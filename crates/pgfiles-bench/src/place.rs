@@ -1,5 +1,6 @@
 //! Where a workload runs: a plain directory, a filesystem in memory, a mount of pgfiles.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +19,12 @@ pub enum Kind {
     Close,
     /// pgfiles with `PGFILES_DURABILITY=writeback`.
     Writeback,
+    /// The same without the network delay that the others have; only where there is one.
+    Near,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Plain, Kind::Memfs, Kind::Close, Kind::Writeback];
+    pub const ALL: [Kind; 5] = [Kind::Plain, Kind::Memfs, Kind::Close, Kind::Writeback, Kind::Near];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -29,11 +32,12 @@ impl Kind {
             Kind::Memfs => "F",
             Kind::Close => "pgfiles",
             Kind::Writeback => "writeback",
+            Kind::Near => "near",
         }
     }
 
     pub fn is_pgfiles(self) -> bool {
-        matches!(self, Kind::Close | Kind::Writeback)
+        matches!(self, Kind::Close | Kind::Writeback | Kind::Near)
     }
 }
 
@@ -45,6 +49,8 @@ pub struct Ground {
     pub bin: PathBuf,
     /// The server, as pgfiles is told.
     pub dsn: String,
+    /// The same without network delay.
+    pub near: String,
 }
 
 /// A directory that is ready for a workload.
@@ -96,8 +102,9 @@ impl<'g> Place<'g> {
         for (name, dir) in [("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache"), ("XDG_STATE_HOME", "state")] {
             command.env(name, self.ground.dir.join(dir));
         }
-        let durability = if self.kind == Kind::Writeback { "writeback" } else { "close" };
-        command.env("PGFILES_DSN", &self.ground.dsn).env("PGFILES_PREFIX", &self.prefix);
+        let durability = if self.kind == Kind::Close { "close" } else { "writeback" };
+        let dsn = if self.kind == Kind::Near { &self.ground.near } else { &self.ground.dsn };
+        command.env("PGFILES_DSN", dsn).env("PGFILES_PREFIX", &self.prefix);
         command.env("PGFILES_DURABILITY", durability).args(args);
         command
     }
@@ -116,7 +123,7 @@ impl<'g> Place<'g> {
                 }
                 Ok(())
             }
-            Kind::Close | Kind::Writeback => run(self.pgfiles(&["mount"]).arg(&self.at)),
+            Kind::Close | Kind::Writeback | Kind::Near => run(self.pgfiles(&["mount"]).arg(&self.at)),
         }
     }
 
@@ -130,7 +137,7 @@ impl<'g> Place<'g> {
                 }
                 Ok(())
             }
-            Kind::Close | Kind::Writeback => run(self.pgfiles(&["unmount", "--timeout", "120s"]).arg(&self.at)),
+            Kind::Close | Kind::Writeback | Kind::Near => run(self.pgfiles(&["unmount", "--timeout", "120s"]).arg(&self.at)),
         }
     }
 
@@ -143,6 +150,17 @@ impl<'g> Place<'g> {
         }
         rustix::fs::sync();
         std::fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the kernel's caches takes root")
+    }
+
+    /// Operations as JSON Lines, in one transaction.
+    pub fn batch(&self, lines: &str) -> Result<()> {
+        let mut command = self.pgfiles(&["batch"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("pgfiles batch")?;
+        if let Some(mut to) = child.stdin.take() {
+            to.write_all(lines.as_bytes())?;
+        }
+        ensure!(child.wait()?.success(), "pgfiles batch failed");
+        Ok(())
     }
 
     /// All that was written is committed.

@@ -141,6 +141,21 @@ pub async fn measure(dsn: &str, count: usize, bulk: usize) -> Result<Vec<(&'stat
     Ok(found)
 }
 
+/// The table before `init`, with that many files in 1,000 prefixes, in directories of 100.
+pub async fn others(client: &Client, rows: u64) -> Result<()> {
+    const TABLE: &str = "CREATE TABLE pgfiles (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), key text NOT NULL, \
+        meta jsonb NOT NULL DEFAULT '{}', data bytea)";
+    const FILL: &str = "INSERT INTO pgfiles(key, meta, data) SELECT format('others/%s/d%s/f%s', n % 1000, n / 100000, n), $1, '\\x61' \
+        FROM generate_series($2::bigint, $3::bigint) n";
+    const AT_ONCE: u64 = 500_000;
+    client.batch_execute(TABLE).await?;
+    for first in (0..rows).step_by(AT_ONCE as usize) {
+        let last = (first + AT_ONCE).min(rows) - 1;
+        client.execute(FILL, &[&meta(), &(first as i64), &(last as i64)]).await?;
+    }
+    Ok(())
+}
+
 /// Rows of a prefix and the bytes that they hold.
 pub async fn rows(client: &Client, prefix: &str) -> Result<(i64, i64)> {
     let sql = "SELECT count(*), coalesce(sum(octet_length(data)), 0)::bigint FROM pgfiles \

@@ -13,6 +13,8 @@ use crate::measure::{Measure, each};
 use crate::place::{Place, run};
 
 const MIB: usize = 1 << 20;
+/// Files of each package that npm installs.
+const NPM_FILES: usize = 20;
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -24,11 +26,15 @@ pub struct Sizes {
     /// Files of the archive that is unpacked, and of the repository that is cloned.
     pub untar: usize,
     pub clone: usize,
+    /// Files that npm installs.
+    pub npm: usize,
     /// Bytes of the large file, and of the one that is written at random places.
     pub large: usize,
     pub random: usize,
     /// Names of the large directory.
     pub names: usize,
+    /// Versions of a key that has many.
+    pub versions: usize,
     /// Transactions of SQLite.
     pub transactions: usize,
     /// How long a mount is left alone before its connections are counted; `None`: they are not.
@@ -43,9 +49,11 @@ impl Sizes {
         tree: 10_000,
         untar: 5_000,
         clone: 3_000,
+        npm: 2_000,
         large: 1 << 30,
         random: 256 << 20,
         names: 100_000,
+        versions: 1_000,
         transactions: 300,
         idle: Some(Duration::from_secs(60)),
         delay: Duration::ZERO,
@@ -55,9 +63,11 @@ impl Sizes {
         tree: 1_000,
         untar: 500,
         clone: 300,
+        npm: 200,
         large: 64 << 20,
         random: 16 << 20,
         names: 3_000,
+        versions: 100,
         transactions: 40,
         idle: None,
         delay: Duration::ZERO,
@@ -71,7 +81,7 @@ pub type Found = Vec<(&'static str, Measure, usize)>;
 pub type Work = fn(&mut Place<'_>, &Sizes, &Path) -> Result<Found>;
 
 /// All, by name. The path is a directory of the machine with what they read: see [`prepare`].
-pub const ALL: [(&str, Work); 13] = [
+pub const ALL: [(&str, Work); 15] = [
     ("small", small),
     ("threads", threads),
     ("mounts", mounts),
@@ -82,10 +92,15 @@ pub const ALL: [(&str, Work); 13] = [
     ("random", random),
     ("untar", untar),
     ("git", git),
+    ("npm", npm),
     ("sqlite", sqlite),
     ("directory", directory),
+    ("versions", versions),
     ("idle", idle),
 ];
+
+/// Those that show what `writeback` makes of a network delay.
+pub const BEHIND: [&str; 3] = ["untar", "git", "npm"];
 
 fn timed(mut operation: impl FnMut() -> Result<()>) -> Result<f64> {
     let began = Instant::now();
@@ -141,7 +156,28 @@ pub fn prepare(dir: &Path, sizes: &Sizes) -> Result<()> {
     let git = |args: &[&str]| run(quiet_git().arg("-C").arg(&repository).args(args));
     git(&["init", "-q", "-b", "main"])?;
     git(&["add", "."])?;
-    git(&["commit", "-q", "-m", "all"])
+    git(&["commit", "-q", "-m", "all"])?;
+    // Packages that are there already: nothing is fetched.
+    let packages = dir.join("npm");
+    let mut wanted = serde_json::Map::new();
+    for nth in 0..sizes.npm / NPM_FILES {
+        let name = format!("package{nth:03}");
+        let lib = packages.join(&name).join("package/lib");
+        fs::create_dir_all(&lib)?;
+        let about = serde_json::json!({"name": name, "version": "1.0.0", "main": "lib/f00.js"});
+        fs::write(lib.with_file_name("package.json"), about.to_string())?;
+        for n in 1..NPM_FILES {
+            fs::write(lib.join(format!("f{n:02}.js")), format!("exports.f{n} = {nth};\n").repeat(20 + n * 7 % 100))?;
+        }
+        let archive = packages.join(format!("{name}.tgz"));
+        run(Command::new("tar").arg("-C").arg(packages.join(&name)).arg("-czf").arg(&archive).arg("package"))?;
+        wanted.insert(name, format!("file:{}", archive.display()).into());
+    }
+    fs::write(
+        packages.join("package.json"),
+        serde_json::json!({"name": "bench", "version": "1.0.0", "dependencies": wanted}).to_string(),
+    )?;
+    Ok(())
 }
 
 fn quiet_git() -> Command {
@@ -369,6 +405,58 @@ fn git(place: &mut Place<'_>, sizes: &Sizes, given: &Path) -> Result<Found> {
         ("git status after a remount", Measure::one(cold), 1),
         ("ls -lR of the clone, cold", Measure::one(listed), 1),
     ])
+}
+
+fn npm(place: &mut Place<'_>, sizes: &Sizes, given: &Path) -> Result<Found> {
+    let project = place.root().join("project");
+    fs::create_dir(&project)?;
+    fs::copy(given.join("npm/package.json"), project.join("package.json"))?;
+    let mut install = Command::new("npm");
+    install.current_dir(&project).args(["install", "--offline", "--no-audit", "--no-fund", "--no-update-notifier", "--cache"]);
+    install.arg(given.join("npm/cache"));
+    let taken = timed(|| run(&mut install))?;
+    ensure!(project.join("node_modules/package000/lib/f01.js").exists(), "npm installed nothing");
+    Ok(vec![("npm install", Measure::one(taken), sizes.npm)])
+}
+
+/// What is done with files of one version, and with those of many.
+fn versions(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
+    const FILES: usize = 100;
+    if !place.kind.is_pgfiles() {
+        return Ok(vec![]);
+    }
+    let mut found = Vec::new();
+    let rows = [
+        ["ls -l, per name, 1 version a key, cold", "read, 1 version a key, cold", "save, 1 version a key"],
+        ["ls -l, per name, many versions a key, cold", "read, many versions a key, cold", "save, many versions a key"],
+    ];
+    for (count, [listed, read, saved]) in [1, sizes.versions].into_iter().zip(rows) {
+        let (dir, at) = (place.root().join(format!("of-{count}")), format!("work/of-{count}"));
+        fs::create_dir(&dir)?;
+        let path = |n: usize| dir.join(format!("f{n:03}"));
+        for first in (0..count).step_by(100) {
+            let mut lines = String::new();
+            for version in first..count.min(first + 100) {
+                for n in 0..FILES {
+                    let put = serde_json::json!({"op": "put", "path": format!("{at}/f{n:03}"), "data": format!("{version} ").repeat(50)});
+                    lines.push_str(&format!("{put}\n"));
+                }
+            }
+            place.batch(&lines)?;
+        }
+        place.cold()?;
+        let taken = timed(|| {
+            let sizes: Result<u64, std::io::Error> = fs::read_dir(&dir)?.map(|entry| Ok(entry?.metadata()?.len())).sum();
+            ensure!(sizes? > 0, "the files are empty");
+            Ok(())
+        })?;
+        found.push((listed, Measure::one(taken / FILES as f64), FILES));
+        place.cold()?;
+        let taken = timed(|| (0..FILES).try_for_each(|n| fs::read(path(n)).map(drop).context("reading")))?;
+        found.push((read, Measure::one(taken / FILES as f64), FILES));
+        found.push((saved, times(FILES, |n| Ok(fs::write(path(n), b"saved once more")?))?, FILES));
+    }
+    Ok(found)
 }
 
 fn sqlite(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
