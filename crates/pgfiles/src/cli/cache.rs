@@ -14,6 +14,9 @@ use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
 use crate::registry::Mount;
 
+/// How long a daemon that does not answer any more may take to end.
+const ENDING_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Look at the cache of contents, or empty it.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -43,7 +46,11 @@ pub(super) async fn run(context: Context, command: Command) -> Result<Exit> {
     let before = size_of(&context.settings.cache_dir)?;
     let mut answers = Vec::new();
     for mount in &mounts {
-        let answer = client::call(mount, &call, &Terminal::default()).await?;
+        let answer = match client::call(mount, &call, &Terminal::default()).await {
+            // Of all mounts, one that ends meanwhile is none.
+            Err(_) if args.path.is_none() && context.is_ending(mount).await => continue,
+            answer => answer?,
+        };
         answers.push(json!({"mountpoint": mount.mountpoint.to_string_lossy(), "cache": answer}));
     }
     if matches!(command, Command::Clear(_)) {
@@ -94,6 +101,18 @@ pub(super) fn print(indent: &str, value: &Value) -> Result<()> {
 }
 
 impl Context {
+    /// Whether a mount whose daemon does not answer ends at this moment.
+    async fn is_ending(&self, mount: &Mount) -> bool {
+        let began = std::time::Instant::now();
+        while began.elapsed() < ENDING_WAIT {
+            if !self.dirs.live().iter().any(|live| live.mountpoint == mount.mountpoint) {
+                return true;
+            }
+            tokio::time::sleep(ENDING_WAIT / 40).await;
+        }
+        false
+    }
+
     /// The live mount that holds a path, or all of the user's.
     ///
     /// # Errors
