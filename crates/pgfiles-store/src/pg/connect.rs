@@ -6,8 +6,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{ChannelBinding as PgChannelBinding, SslMode as PgSslMode};
 use tokio_postgres::tls::TlsStream;
@@ -25,6 +29,8 @@ pub const READER: i64 = schema::VERSION as i64;
 /// What this release can write: under a greater `min_writer` it only reads.
 pub const WRITER: i64 = schema::VERSION as i64;
 
+/// How long a session that is closed may take to say goodbye.
+const GOODBYE_WAIT: Duration = Duration::from_secs(5);
 /// After how long without an answer the kernel gives a TCP connection up.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -62,14 +68,80 @@ pub struct Connection {
     pub(super) place: Place,
     /// Cancels what is running there.
     pub(super) canceller: Canceller,
-    task: AbortHandle,
+    pub(super) wire: Wire,
+}
+
+/// Who moves the bytes of a connection.
+pub(super) enum Wire {
+    /// A task of its own, for a client that is used as it is.
+    Task(AbortHandle),
+    /// Whoever asks, while he waits: an answer wakes nobody else on its way. `None`: it has ended.
+    Caller(Option<BoxStream<'static, std::result::Result<AsyncMessage, tokio_postgres::Error>>>),
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Wire::Task(_) => "Task",
+            Wire::Caller(_) => "Caller",
+        })
+    }
+}
+
+impl Connection {
+    /// Whether the session is over.
+    pub(super) fn is_closed(&mut self) -> bool {
+        // What came since the last request tells.
+        self.wire.turn(&mut Context::from_waker(Waker::noop()));
+        self.client.is_closed() || matches!(self.wire, Wire::Caller(None))
+    }
+}
+
+impl Wire {
+    /// Waits for an answer, and moves the bytes meanwhile where no task does.
+    pub(super) async fn wait<T>(&mut self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answer);
+            }
+            self.turn(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Moves what can be moved now.
+    fn turn(&mut self, cx: &mut Context<'_>) {
+        let Wire::Caller(wire) = self else { return };
+        while let Some(driver) = wire {
+            match driver.poll_next_unpin(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => tracing::debug!(%notice, "the server remarks"),
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, "a connection ended");
+                    *wire = None;
+                }
+                Poll::Ready(None) => *wire = None,
+            }
+        }
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // An idle session says goodbye by itself; one in mid-request must not keep its socket.
-        if self.canceller.armed {
-            self.task.abort();
+        match &mut self.wire {
+            // An idle session says goodbye by itself; one in mid-request must not keep its socket.
+            Wire::Task(task) if self.canceller.armed => task.abort(),
+            Wire::Task(_) => {}
+            Wire::Caller(wire) => {
+                let (Some(mut driver), false, Ok(runtime)) = (wire.take(), self.canceller.armed, Handle::try_current()) else {
+                    return;
+                };
+                // When the client is gone, which is next, the driver takes leave of the server and ends.
+                runtime.spawn(tokio::time::timeout(GOODBYE_WAIT, async move { while driver.next().await.is_some() {} }));
+            }
         }
     }
 }
@@ -117,6 +189,8 @@ pub struct Connector {
     dsn: Arc<Dsn>,
     application_name: String,
     ears: Option<Ears>,
+    /// Whether whoever asks moves the bytes: see [`Wire::wait`].
+    by_caller: bool,
 }
 
 /// Where notifications go that arrive on a connection.
@@ -132,12 +206,17 @@ impl Connector {
     /// `application_name` is used where the DSN names none.
     pub fn new(dsn: Dsn, application_name: &str) -> Self {
         let application_name = dsn.application_name.clone().unwrap_or_else(|| application_name.to_owned());
-        Self { dsn: Arc::new(dsn), application_name, ears: None }
+        Self { dsn: Arc::new(dsn), application_name, ears: None, by_caller: false }
     }
 
-    /// The same, with notifications going there.
+    /// The same, with notifications going there, asked or not.
     pub(super) fn with_ears(&self, ears: Ears) -> Self {
-        Self { ears: Some(ears), ..self.clone() }
+        Self { ears: Some(ears), by_caller: false, ..self.clone() }
+    }
+
+    /// The same, for connections on which nothing is asked but through [`Wire::wait`].
+    pub(super) fn by_caller(self) -> Self {
+        Self { by_caller: true, ..self }
     }
 
     /// What it connects to.
@@ -212,7 +291,7 @@ impl Connector {
         };
         let mut connection = opened.map_err(explain)?;
         // Whatever became of the greeting, no request of the caller's was sent.
-        let greeting = greet(&connection, need).await;
+        let greeting = greet(&mut connection, need).await;
         connection.hello = greeting.map_err(|e| StoreError::new(e.kind(), e.to_string()).with_source(e))?;
         suits(&connection, target)?;
         Ok(connection)
@@ -232,11 +311,17 @@ impl Connector {
         Ok(config.connect(tls).await.map(|(client, driver)| self.keep(client, driver, end, true)))
     }
 
-    /// Lets the connection run in a task of its own.
+    /// Lets the connection run, in a task of its own or by whoever asks.
     fn keep<T>(&self, client: Client, mut driver: Driver<T>, end: &Endpoint, encrypted: bool) -> Connection
     where
         T: TlsStream + Unpin + Send + 'static,
     {
+        let canceller = Canceller { token: client.cancel_token(), dsn: self.dsn.clone(), encrypted, armed: false };
+        let (hello, place) = (Hello::default(), Place::of(&self.dsn, end));
+        if self.by_caller {
+            let wire = Wire::Caller(Some(stream::poll_fn(move |cx| driver.poll_message(cx)).boxed()));
+            return Connection { client, hello, place, canceller, wire };
+        }
         let ears = self.ears.clone();
         let task = tokio::spawn(async move {
             while let Some(message) = std::future::poll_fn(|cx| driver.poll_message(cx)).await {
@@ -256,8 +341,7 @@ impl Connector {
                 }
             }
         });
-        let canceller = Canceller { token: client.cancel_token(), dsn: self.dsn.clone(), encrypted, armed: false };
-        Connection { client, hello: Hello::default(), place: Place::of(&self.dsn, end), canceller, task: task.abort_handle() }
+        Connection { client, hello, place, canceller, wire: Wire::Task(task.abort_handle()) }
     }
 
     fn config(&self, end: &Endpoint, addresses: &[IpAddr], mode: PgSslMode, password: Option<&Password>) -> Config {
@@ -321,11 +405,12 @@ fn refused(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Asks who is there. One round trip where all is well.
-async fn greet(connection: &Connection, need: Need) -> Result<Hello> {
-    let ask = async |text: &str| connection.client.query_typed(text, &[]).await;
+async fn greet(connection: &mut Connection, need: Need) -> Result<Hello> {
+    let Connection { client, wire, place, .. } = connection;
+    let mut ask = async |text: &str| wire.wait(client.query_typed(text, &[])).await;
     let text = if need == Need::Schema { sql::HELLO_SCHEMA } else { sql::HELLO };
     let error = match ask(text).await {
-        Ok(rows) => return rows.first().map_or_else(|| Err(strange(connection)), |row| judge(row, need, &connection.place)),
+        Ok(rows) => return rows.first().map_or_else(|| Err(strange(place)), |row| judge(row, need, place)),
         Err(error) => error,
     };
     // Something is missing there: find out what, for the sentence.
@@ -333,18 +418,18 @@ async fn greet(connection: &Connection, need: Need) -> Result<Hello> {
         && let Some(version) = rows.first().and_then(|row| row.try_get::<_, String>(0).ok())
         && let Some(name) = foreign(&version)
     {
-        return Err(unsupported(&connection.place, name));
+        return Err(unsupported(place, name));
     }
     if let Ok(rows) = ask(sql::HELLO).await
         && let Some(row) = rows.first()
     {
-        judge(row, Need::Server, &connection.place)?;
+        judge(row, Need::Server, place)?;
     }
-    let error = sqlstate::request(error, &connection.place, "connecting");
+    let error = sqlstate::request(error, place, "connecting");
     if error.kind() != Kind::NotInitialised {
         return Err(error);
     }
-    let Place { server, dbname, .. } = &connection.place;
+    let Place { server, dbname, .. } = &*place;
     let there = ask("SELECT to_regclass('pgfiles') IS NOT NULL, current_schemas(false)::text").await;
     let facts = there.ok().and_then(|rows| Some((rows.first()?.try_get(0).ok()?, rows.first()?.try_get(1).ok()?)));
     let message = match facts {
@@ -419,8 +504,8 @@ fn unsupported(place: &Place, engine: &str) -> StoreError {
     StoreError::new(Kind::Unsupported, message)
 }
 
-fn strange(connection: &Connection) -> StoreError {
-    StoreError::new(Kind::Unsupported, format!("{} does not answer as Postgres does", connection.place.server))
+fn strange(place: &Place) -> StoreError {
+    StoreError::new(Kind::Unsupported, format!("{} does not answer as Postgres does", place.server))
 }
 
 /// Whether the server is of the kind that `target_session_attrs` asks for.

@@ -47,6 +47,7 @@ impl Pool {
     pub(super) fn new(connector: Connector, limits: Limits) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(limits.size.max(1)));
         let (idle, reaping) = (Mutex::default(), std::sync::Once::new());
+        let connector = connector.by_caller();
         Arc::new(Self { connector, limits, slots, idle, reaping, opened: AtomicU64::new(0), requests: AtomicU64::new(0) })
     }
 
@@ -66,8 +67,8 @@ impl Pool {
             let message = format!("all {} connections are busy for {} s", self.limits.size, self.limits.wait.as_secs());
             return Err(StoreError::new(Kind::Unavailable, message));
         };
-        while let Some((connection, _)) = self.take() {
-            if !connection.client.is_closed() {
+        while let Some((mut connection, _)) = self.take() {
+            if !connection.is_closed() {
                 return Ok(Lease { connection: Some(connection), in_transaction: false, pool: self.clone(), _slot: slot });
             }
         }
@@ -93,7 +94,7 @@ async fn reap(pool: Weak<Pool>, idle: Duration) {
     loop {
         tokio::time::sleep((idle / 4).max(REAP_MIN)).await;
         let Some(pool) = pool.upgrade() else { return };
-        pool.idle().retain(|(connection, since)| since.elapsed() < idle && !connection.client.is_closed());
+        pool.idle().retain_mut(|(connection, since)| since.elapsed() < idle && !connection.is_closed());
     }
 }
 
@@ -140,8 +141,9 @@ impl Lease {
         };
         self.pool.requests.fetch_add(all.len() as u64, Ordering::Relaxed);
         connection.canceller.armed = true;
-        let answers = all.iter().map(|(text, params)| connection.client.query_typed(text, params));
-        let answer = tokio::time::timeout(limit, futures_util::future::try_join_all(answers)).await;
+        let Connection { client, wire, .. } = connection;
+        let answers = all.iter().map(|(text, params)| client.query_typed(text, params));
+        let answer = tokio::time::timeout(limit, wire.wait(futures_util::future::try_join_all(answers))).await;
         match answer {
             Ok(Ok(rows)) => {
                 connection.canceller.armed = false;
@@ -167,10 +169,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return };
         if connection.canceller.armed {
             connection.canceller.fire();
-        } else if !self.in_transaction && !connection.client.is_closed() {
+        } else if !self.in_transaction && !connection.is_closed() {
             self.pool.idle().push((connection, Instant::now()));
         }
     }
