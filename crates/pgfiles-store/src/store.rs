@@ -162,6 +162,7 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// How long what is known of a path may still be trusted; the cache answers this. What a kernel may keep.
+#[async_trait]
 pub trait Freshness: Send + Sync + 'static {
     /// What remains of the time to live of the path (a key without trailing `/`), absence included; zero: ask again.
     fn trusted_for(&self, path: &Key) -> std::time::Duration;
@@ -171,6 +172,12 @@ pub trait Freshness: Send + Sync + 'static {
 
     /// What is known of the path is not to be trusted any more: the next who asks gets the server's answer.
     fn distrust(&self, path: &Key);
+
+    /// The small body of the file at a path is about to be read: may bring it near, with those that are likely to be read
+    /// next. What goes wrong is left to the reading.
+    async fn bring(&self, path: &Key, part: &Part) {
+        let _ = (path, part);
+    }
 }
 
 /// The same trust in every path, for a store without a cache.

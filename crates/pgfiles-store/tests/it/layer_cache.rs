@@ -70,6 +70,80 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("never came: {what}"));
 }
 
+/// A directory of small files that the cache knows nothing of.
+async fn with_files(count: usize) -> Bench {
+    let bench = bench(StackConfig::default());
+    bench.elsewhere(Op::Put(mkdir("d"))).await;
+    for n in 0..count {
+        bench.elsewhere(Op::Put(put(&format!("d/f{n:03}"), format!("content {n}").as_bytes()))).await;
+    }
+    bench.cost();
+    bench
+}
+
+#[tokio::test]
+async fn who_asks_for_some_names_gets_the_directory() {
+    let bench = with_files(200).await;
+    for n in 0..200 {
+        assert!(bench.is_there(&format!("d/f{n:03}")).await);
+    }
+    assert!(!bench.is_there("d/absent").await);
+    assert_eq!((bench.faults.calls(Call::Lookup), bench.faults.calls(Call::List)), (2, 1));
+}
+
+#[tokio::test]
+async fn who_asks_for_names_of_a_large_directory_gets_pages_of_it() {
+    let bench = with_files(3_000).await;
+    for n in (0..3_000).step_by(7) {
+        assert!(bench.is_there(&format!("d/f{n:03}")).await, "{n}");
+    }
+    let (lookups, pages) = (bench.faults.calls(Call::Lookup), bench.faults.calls(Call::List));
+    assert!(lookups <= 70 && pages <= 3, "{lookups} lookups and {pages} pages for 429 names");
+}
+
+#[tokio::test]
+async fn who_reads_some_files_gets_those_beside_them() {
+    let bench = with_files(200).await;
+    bench.names("d/").await;
+    bench.cost();
+    for n in 0..200 {
+        let path = key(&format!("d/f{n:03}"));
+        let Some(Entry::File(head)) = bench.stack.store.lookup(std::slice::from_ref(&path), 0).await.unwrap().remove(0) else {
+            panic!("no file {n}")
+        };
+        let part = Part { id: head.id, lineage: None, offset: 0, len: head.meta.size as u32 };
+        bench.stack.fresh.bring(&path, &part).await;
+        let bytes = bench.stack.store.read(&[part]).await.unwrap().remove(0);
+        assert_eq!(bytes, format!("content {n}").as_bytes());
+    }
+    assert_eq!(bench.cost(), 4, "one file, 32 more, 128 more, the rest");
+}
+
+#[tokio::test]
+async fn a_file_beside_that_was_replaced_elsewhere_hides_nothing() {
+    let bench = with_files(10).await;
+    bench.names("d/").await;
+    let head = |n: usize| {
+        let (store, path) = (bench.stack.store.clone(), key(&format!("d/f{n:03}")));
+        async move {
+            match store.lookup(std::slice::from_ref(&path), 0).await.unwrap().remove(0) {
+                Some(Entry::File(head)) => (path, Part { id: head.id, lineage: None, offset: 0, len: head.meta.size as u32 }),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let (path, part) = head(5).await;
+    // In progress there: the row that is known here goes.
+    bench.elsewhere(Op::Put(Put { extends: Some(part.id), ..put("d/f005", b"another") })).await;
+    for n in [0, 1, 2] {
+        let (path, part) = head(n).await;
+        bench.stack.fresh.bring(&path, &part).await;
+        assert_eq!(bench.stack.store.read(&[part]).await.unwrap()[0], format!("content {n}").as_bytes());
+    }
+    bench.stack.fresh.bring(&path, &part).await;
+    assert!(bench.stack.store.read(&[part]).await.is_err(), "that row is gone");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_known_costs_nothing() {
     let bench = bench(StackConfig::default());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgfiles_store::body::Body;
 use pgfiles_store::layout;
+use pgfiles_store::store::Part;
 use pgfiles_store::version::Head;
 
 use crate::Vfs;
@@ -122,18 +123,22 @@ impl Vfs {
         if let Content::Clean(Some(body)) = &data.content {
             return Ok(body.clone());
         }
-        let (head, of) = {
+        let (head, of, path) = {
             let table = self.table();
             let node = table.node(inode.no)?;
             // An unlinked file has no path; its row is read by id all the same.
-            let key = table.key_of(inode.no).or_else(|_| pgfiles_store::Key::new("unlinked"))?;
-            (node.facts.head(&key).ok_or(VfsError::Stale)?, node.facts.content())
+            let path = table.key_of(inode.no).ok();
+            let key = path.clone().map_or_else(|| pgfiles_store::Key::new("unlinked"), Ok)?;
+            (node.facts.head(&key).ok_or(VfsError::Stale)?, node.facts.content(), path)
         };
         data.of = of;
         let mut body = Body::open(&*self.store, &head).await?;
         if let Body::Inline { size, data: None, part } = body
             && size <= layout::INLINE_BYTES_MAX
         {
+            if let Some(path) = &path {
+                self.fresh.bring(path, &Part { len: size as u32, ..part }).await;
+            }
             let bytes = body.read(&*self.store, 0, size).await?;
             body = Body::Inline { part, size, data: Some(bytes) };
         }

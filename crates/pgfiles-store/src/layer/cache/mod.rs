@@ -4,6 +4,7 @@
 //! are visible at once. Many who ask for the same thing share one fetch. No lock is held while the store below is
 //! asked.
 
+mod ahead;
 pub mod data;
 mod flight;
 pub mod heads;
@@ -23,16 +24,24 @@ use crate::batch::{Batch, Op, Outcome};
 use crate::error::{Kind, Result, StoreError};
 use crate::key::{Key, Prefix};
 use crate::layer::log::Log;
+use crate::layout::CHUNK_BYTES;
 use crate::store::{Cursor, Entry, Freshness, Moment, Page, Part, Purge, PurgeReport, Store, Usage};
 use crate::version::{Head, VersionNo};
+use ahead::Ahead;
 use data::{BLOCK_BYTES, BlockKey, Data};
 use flight::{Flights, Seat, follow};
 use heads::{Heads, head_of};
 use listing::Listings;
 pub use stats::{CacheStats, DataStats, DiskStats, MetadataStats};
 
-/// Blocks asked for in one call: what fits in one round trip.
-const FETCH_BLOCKS_MAX: usize = 8;
+/// Bytes asked for in one call: what fits in one round trip.
+const FETCH_BYTES_MAX: usize = 8 << 20;
+/// The largest file that is fetched along with another.
+const BESIDE_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Chunks of that size, sent without a version, are not kept.
+const STREAMED_BYTES_MIN: usize = 64 << 10;
+/// The bytes that are fetched along with a file.
+const BESIDE_BYTES_MAX: u64 = 2 << 20;
 
 /// A [`Store`] that remembers.
 pub struct Cache {
@@ -40,6 +49,7 @@ pub struct Cache {
     heads: Arc<Heads>,
     listings: Listings,
     data: Data,
+    ahead: Ahead,
     paths_in_air: Flights<Key, Option<Entry>>,
     blocks_in_air: Flights<BlockKey, Bytes>,
 }
@@ -49,7 +59,8 @@ impl Cache {
     pub fn new(inner: Arc<Log>, heads: Arc<Heads>, dir: Option<&Path>, disk_bytes_max: u64) -> Self {
         let data = Data::new(dir, disk_bytes_max);
         let (paths_in_air, blocks_in_air) = (Flights::new(), Flights::new());
-        Self { inner, heads, listings: Listings::default(), data, paths_in_air, blocks_in_air }
+        let (listings, ahead) = (Listings::default(), Ahead::default());
+        Self { inner, heads, listings, data, ahead, paths_in_air, blocks_in_air }
     }
 
     /// Counts and sizes.
@@ -97,6 +108,19 @@ impl Cache {
         Ok(learnt.collect())
     }
 
+    /// Lists the directory of a path that nothing is known about, where it is likely that more of its names will be asked
+    /// for; what is known of the path then. Not while commits are queued, which a listing would wait for.
+    async fn list_instead(&self, path: &Key) -> Option<Option<Entry>> {
+        if !self.inner.is_quiet() {
+            return None;
+        }
+        let dir = path.parent();
+        let (from, names) = self.ahead.name_missed(&dir)?;
+        let page = self.list_below(&dir, from.as_ref(), names, 0).await.ok()?;
+        self.ahead.listed(&dir, page.next);
+        self.heads.peek(path)
+    }
+
     /// Adds the bytes of a small inline body, if they are in memory.
     fn with_data(&self, mut entry: Option<Entry>, inline_max: u32) -> Option<Entry> {
         if let Some(Entry::File(head)) = &mut entry {
@@ -142,21 +166,22 @@ impl Cache {
     }
 
     /// Blocks from memory, the disk or the server, each fetched once however many ask.
-    async fn blocks(&self, keys: impl Iterator<Item = BlockKey>) -> Result<HashMap<BlockKey, Bytes>> {
+    async fn blocks(&self, wanted: impl Iterator<Item = Wanted>) -> Result<HashMap<BlockKey, Bytes>> {
         let mut have = HashMap::new();
-        let mut missing = Vec::new();
-        for key in keys {
-            if have.contains_key(&key) || missing.contains(&key) {
+        let mut missing: HashMap<BlockKey, Wanted> = HashMap::new();
+        for wanted in wanted {
+            let key = wanted.key;
+            if have.contains_key(&key) || missing.contains_key(&key) {
                 continue;
             }
             match self.data.in_memory(&key) {
                 Some(bytes) => drop(have.insert(key, bytes)),
-                None => missing.push(key),
+                None => drop(missing.insert(key, wanted)),
             }
         }
         while !missing.is_empty() {
             let (mut leads, mut follows) = (Vec::new(), Vec::new());
-            for key in missing.drain(..) {
+            for &key in missing.keys() {
                 match self.blocks_in_air.board(key, 0) {
                     Seat::Lead(lead) => leads.push(lead),
                     Seat::Follow(flight) => follows.push((key, flight)),
@@ -178,9 +203,18 @@ impl Cache {
             }
             self.data.missed(asked.len());
             while !asked.is_empty() {
-                let rest = asked.split_off(asked.len().min(FETCH_BLOCKS_MAX));
-                let parts: Vec<Part> = asked.iter().map(|lead| lead.key().part()).collect();
-                let found = self.inner.read(&parts).await.inspect_err(|error| self.misled(error))?;
+                let mut parts: Vec<Part> = Vec::new();
+                let mut bytes = 0;
+                for lead in &asked {
+                    let wanted = missing.get(lead.key()).copied().unwrap_or(Wanted::whole(*lead.key(), BLOCK_BYTES));
+                    bytes += wanted.about as usize;
+                    if bytes > FETCH_BYTES_MAX && !parts.is_empty() {
+                        break;
+                    }
+                    parts.push(Part { len: wanted.most, ..lead.key().part() });
+                }
+                let rest = asked.split_off(parts.len());
+                let found = self.inner.read(&parts).await?;
                 if found.len() != parts.len() {
                     return Err(StoreError::new(Kind::Corrupt, "the store answered with another number of parts"));
                 }
@@ -191,14 +225,32 @@ impl Cache {
                 }
                 asked = rest;
             }
+            missing.clear();
             for (key, flight) in follows {
                 match follow(flight).await {
                     Some(bytes) => drop(have.insert(key, bytes)),
-                    None => missing.push(key),
+                    None => drop(missing.insert(key, Wanted::whole(key, BLOCK_BYTES))),
                 }
             }
         }
         Ok(have)
+    }
+}
+
+/// A block to be had.
+#[derive(Clone, Copy)]
+struct Wanted {
+    key: BlockKey,
+    /// The most bytes that it has.
+    most: u32,
+    /// The bytes that it is likely to have.
+    about: u32,
+}
+
+impl Wanted {
+    /// A block of a row of unknown length.
+    fn whole(key: BlockKey, about: u32) -> Self {
+        Self { key, most: BLOCK_BYTES, about: about.min(BLOCK_BYTES) }
     }
 }
 
@@ -239,6 +291,7 @@ impl Drop for Doubt<'_> {
     }
 }
 
+#[async_trait]
 impl Freshness for Cache {
     fn trusted_for(&self, path: &Key) -> Duration {
         self.heads.trusted_for(path)
@@ -250,6 +303,27 @@ impl Freshness for Cache {
 
     fn distrust(&self, path: &Key) {
         self.heads.invalidate(path);
+    }
+
+    async fn bring(&self, path: &Key, part: &Part) {
+        let file = |part: &Part| {
+            let key = BlockKey { id: part.id, lineage: part.lineage, block: 0 };
+            Wanted { key, most: part.len, about: part.len }
+        };
+        let own = file(part);
+        if u64::from(part.len) > BESIDE_FILE_BYTES_MAX || self.data.has(&own.key).await {
+            return;
+        }
+        let dir = path.parent();
+        let count = self.ahead.file_missed(&dir);
+        if count == 0 {
+            return;
+        }
+        let beside = self.heads.small_files_after(path, count, BESIDE_FILE_BYTES_MAX, BESIDE_BYTES_MAX);
+        if let Err(error) = self.blocks(std::iter::once(own).chain(beside.iter().map(file))).await {
+            tracing::debug!(%error, "fetching files along with another failed");
+            self.ahead.misled(&dir);
+        }
     }
 }
 
@@ -271,6 +345,12 @@ impl Store for Cache {
                     Seat::Lead(lead) => leads.push((index, lead)),
                     Seat::Follow(flight) => follows.push((index, flight)),
                 }
+            }
+            if let [(index, lead)] = &leads[..]
+                && let Some(entry) = self.list_instead(lead.key()).await
+            {
+                answers[*index] = Some(entry.clone());
+                leads.drain(..).for_each(|(_, lead)| lead.land(entry.clone()));
             }
             if !leads.is_empty() {
                 let asked: Vec<Key> = leads.iter().map(|(_, lead)| lead.key().clone()).collect();
@@ -312,9 +392,10 @@ impl Store for Cache {
         let mut keys = Vec::new();
         for part in parts {
             let Some(touched) = BlockKey::of(part) else { return self.inner.read(parts).await };
-            keys.extend(touched.map(|block| BlockKey { id: part.id, lineage: part.lineage, block }));
+            let key = |block| BlockKey { id: part.id, lineage: part.lineage, block };
+            keys.extend(touched.map(|block| Wanted::whole(key(block), part.len.max(CHUNK_BYTES))));
         }
-        let blocks = self.blocks(keys.into_iter()).await?;
+        let blocks = self.blocks(keys.into_iter()).await.inspect_err(|error| self.misled(error))?;
         Ok(parts.iter().map(|part| assemble(part, &blocks)).collect())
     }
 
@@ -325,6 +406,12 @@ impl Store for Cache {
         let ops = std::mem::take(&mut doubt.ops);
         if !is_known {
             self.heads.applied(begun, &ops, &outcomes);
+        }
+        // Large chunks that are sent ahead of their version are of a file that is being written from end to end: who reads it
+        // soon has it from the kernel, and the cache has better use for its room and time.
+        let streamed = |op: &Op| matches!(op, Op::Body(body) if body.data.len() >= STREAMED_BYTES_MIN);
+        if ops.iter().all(streamed) {
+            return Ok(outcomes);
         }
         for op in &ops {
             match op {

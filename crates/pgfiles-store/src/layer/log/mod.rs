@@ -161,6 +161,11 @@ impl Log {
         }
     }
 
+    /// Whether nothing is queued: no question waits for a commit.
+    pub fn is_quiet(&self) -> bool {
+        self.queue.size().0 == 0
+    }
+
     /// Commits what is pending and waits until everything is on the server's disk; `None` waits as long as an operation
     /// does.
     ///

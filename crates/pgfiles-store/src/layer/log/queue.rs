@@ -39,7 +39,7 @@ pub const GROUP_WAIT: Duration = Duration::from_millis(50);
 /// Operations in the queue; beyond it callers wait.
 pub const QUEUED_OPS_MAX: usize = 100_000;
 /// Bytes in the queue, likewise.
-pub const QUEUED_BYTES_MAX: usize = 256 << 20;
+pub const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// Deleted names whose number is remembered; when there are more, all are forgotten.
 const NUMBERS_MAX: usize = 50_000;
 /// The pause before a commit that failed is tried again.

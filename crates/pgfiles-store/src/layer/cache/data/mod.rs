@@ -21,6 +21,8 @@ use memory::Memory;
 
 /// Bytes of a block; the last one of a row is shorter.
 pub const BLOCK_BYTES: u32 = 1 << 20;
+/// Smaller blocks go to the disk when they leave the memory, or at the end: many are replaced before.
+const SMALL_BYTES: usize = 64 << 10;
 /// The most bytes kept in memory.
 pub const MEMORY_BYTES_MAX: usize = 32 << 20;
 
@@ -74,6 +76,11 @@ impl Data {
         found
     }
 
+    /// Whether a block is in memory, or is now because it is on disk.
+    pub async fn has(&self, key: &BlockKey) -> bool {
+        self.memory.get(key).is_some() || self.on_disk(vec![*key]).await.iter().any(Option::is_some)
+    }
+
     /// The blocks that are on disk, in the order asked for. Reads off the runtime's threads.
     pub async fn on_disk(&self, keys: Vec<BlockKey>) -> Vec<Option<Bytes>> {
         let Some(disk) = self.disk.clone().filter(|disk| disk.is_readable()) else { return vec![None; keys.len()] };
@@ -82,7 +89,7 @@ impl Data {
         let found: Vec<Option<(BlockKey, Bytes)>> = reading.await.unwrap_or_else(|_| vec![None; count]);
         for (key, bytes) in found.iter().flatten() {
             self.disk_hits.fetch_add(1, Relaxed);
-            self.memory.put(*key, bytes.clone());
+            self.remember(*key, bytes.clone(), false);
         }
         found.into_iter().map(|block| block.map(|(_, bytes)| bytes)).collect()
     }
@@ -91,9 +98,18 @@ impl Data {
     pub fn put(&self, key: BlockKey, bytes: &Bytes) {
         // A copy of its own: `bytes` may be a small part of a large buffer, which would stay whole.
         let bytes = Bytes::copy_from_slice(bytes);
-        self.memory.put(key, bytes.clone());
-        if let Some(disk) = &self.disk {
-            disk.put(key, bytes);
+        let later = self.disk.is_some() && bytes.len() < SMALL_BYTES;
+        self.remember(key, bytes.clone(), later);
+        if let Some(disk) = self.disk.as_ref().filter(|_| !later) {
+            disk.put(vec![(key, bytes)]);
+        }
+    }
+
+    /// Keeps a block in memory; those that make room go to the disk if they are not there.
+    fn remember(&self, key: BlockKey, bytes: Bytes, unsaved: bool) {
+        let leaving = self.memory.put(key, bytes, unsaved);
+        if let Some(disk) = self.disk.as_ref().filter(|_| !leaving.is_empty()) {
+            disk.put(leaving);
         }
     }
 
@@ -121,9 +137,10 @@ impl Data {
         }
     }
 
-    /// Waits until what is on its way to the disk is there.
+    /// Waits until all that is in memory is on the disk.
     pub async fn flush(&self) {
         if let Some(disk) = &self.disk {
+            disk.put_all(self.memory.take_unsaved()).await;
             disk.flush().await;
         }
     }

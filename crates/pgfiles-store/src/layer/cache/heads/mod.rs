@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::key::{Key, Prefix};
-use crate::store::{Dir, Entry};
-use crate::version::{Head, VersionId};
+use crate::store::{Dir, Entry, Part};
+use crate::version::{Head, Kind, VersionId};
 
 use super::stats::MetadataStats;
 pub(crate) use applied::touched;
@@ -230,6 +230,31 @@ impl Heads {
         page
     }
 
+    /// The bodies of small files that come after a path in its directory, in the order of a listing: at most `count`, none
+    /// larger than `each`, together at most `total` bytes.
+    pub fn small_files_after(&self, path: &Key, count: usize, each: u64, total: u64) -> Vec<Part> {
+        let now = Instant::now();
+        let mut known = self.lock();
+        let (dir, name) = split(path);
+        let Some(listing) = known.dirs.get_mut(dir) else { return Vec::new() };
+        let (names, order) = listing.ordered();
+        let mut left = total;
+        let mut out = Vec::new();
+        for place in order.range::<str, _>((Bound::Excluded(name), Bound::Unbounded)).take(count) {
+            let Some(Name { entry: Some(Entry::File(head)), at, .. }) = names.get(place) else { continue };
+            let meta = &head.meta;
+            let is_inline = meta.kind == Kind::File && meta.layout.is_none() && meta.fault.is_none();
+            if !is_inline || meta.size == 0 || meta.size > each || now.saturating_duration_since(*at) >= self.ttl {
+                continue;
+            }
+            let Some(rest) = left.checked_sub(meta.size) else { break };
+            left = rest;
+            let (id, lineage) = meta.body.map_or((head.id, None), |body| (body, meta.lineage));
+            out.push(Part { id, lineage, offset: 0, len: meta.size as u32 });
+        }
+        out
+    }
+
     /// How many directories a directory holds; `None`: it is not known in full.
     pub fn subdirs(&self, dir: &Prefix) -> Option<u32> {
         let now = Instant::now();
@@ -328,9 +353,15 @@ impl Listing {
         }
     }
 
-    fn page(&mut self, after: Option<&str>, limit: usize) -> (Vec<(String, Entry)>, Option<String>) {
+    /// The names, and the live ones in order.
+    fn ordered(&mut self) -> (&HashMap<Box<str>, Name>, &BTreeSet<Box<str>>) {
         let names = &self.names;
         let order = self.order.get_or_insert_with(|| names.iter().filter_map(|(name, known)| known.place(name)).collect());
+        (names, order)
+    }
+
+    fn page(&mut self, after: Option<&str>, limit: usize) -> (Vec<(String, Entry)>, Option<String>) {
+        let (names, order) = self.ordered();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut places = order.range::<str, _>((from, Bound::Unbounded));
         let entry = |place: &str| {

@@ -25,8 +25,8 @@ use super::BlockKey;
 use crate::layer::cache::stats::DiskStats;
 use shelf::Shelf;
 
-/// Blocks on their way to the disk.
-const QUEUE_BLOCKS_MAX: usize = 32;
+/// Puts on their way to the disk.
+const QUEUE_PUTS_MAX: usize = 32;
 /// How long nothing is written after an error.
 const REST: Duration = Duration::from_secs(60);
 /// Room is made when this process wrote that part of the bound since the last count; as many daemons as share the
@@ -62,7 +62,7 @@ struct Trouble {
 }
 
 enum Message {
-    Put(BlockKey, Bytes),
+    Put(Vec<(BlockKey, Bytes)>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -99,7 +99,7 @@ impl Disk {
         let trouble = Mutex::new(trouble);
         let path = dir.to_owned();
         let shared = Arc::new(Shared { path, bytes_max, shelf, trouble, bytes, blocks, added, evictions, damaged, dropped });
-        let (queue, messages) = sync_channel(QUEUE_BLOCKS_MAX);
+        let (queue, messages) = sync_channel(QUEUE_PUTS_MAX);
         let writer = shared.clone();
         let spawned = std::thread::Builder::new().name("pgfiles-cache".into()).spawn(move || writer.write_all(&messages));
         if let Err(error) = spawned {
@@ -127,14 +127,25 @@ impl Disk {
         found
     }
 
-    /// Puts a block on its way to the disk; drops it if too many are.
-    pub fn put(&self, key: BlockKey, bytes: Bytes) {
+    /// Puts blocks on their way to the disk; drops them if too many are.
+    pub fn put(&self, blocks: Vec<(BlockKey, Bytes)>) {
         if self.shared.rests() {
             return;
         }
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Put(key, bytes)) {
-            self.shared.dropped.fetch_add(1, Relaxed);
+        let count = blocks.len() as u64;
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Put(blocks)) {
+            self.shared.dropped.fetch_add(count, Relaxed);
         }
+    }
+
+    /// The same, and waits for room.
+    pub async fn put_all(self: &Arc<Self>, blocks: Vec<(BlockKey, Bytes)>) {
+        if blocks.is_empty() || self.shared.rests() {
+            return;
+        }
+        let disk = self.clone();
+        let sent = tokio::task::spawn_blocking(move || disk.queue.send(Message::Put(blocks)).is_ok()).await;
+        debug_assert!(sent.is_ok(), "sending does not panic");
     }
 
     /// Waits until what is on its way is there.
@@ -185,7 +196,7 @@ impl Shared {
         self.make_room();
         while let Ok(message) = messages.recv() {
             match message {
-                Message::Put(key, bytes) => self.write(&key, &bytes),
+                Message::Put(blocks) => blocks.iter().for_each(|(key, bytes)| self.write(key, bytes)),
                 Message::Flush(done) => drop(done.send(())),
             }
         }

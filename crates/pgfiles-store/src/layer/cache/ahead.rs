@@ -1,0 +1,137 @@
+//! Guesses from what was missed in a directory what will be asked for next: who stats two of its names will stat more, who
+//! reads two of its small files will read those that come after.
+//!
+//! Pure bookkeeping of the directories in use; what is fetched is decided with it in [`super::Cache`].
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+
+use crate::key::Prefix;
+use crate::store::Cursor;
+
+/// Directories whose misses are counted; of more, the one that was not used for longest is forgotten.
+const DIRS_MAX: usize = 64;
+/// The miss of a name at which the directory is listed: before, a lookup is cheaper and brings the bytes along.
+const LIST_AT: u32 = 3;
+/// Misses that follow a page of names before the next one is asked for.
+const LIST_AGAIN_AFTER: u32 = 32;
+/// Names of the first page.
+const NAMES_MIN: u32 = 512;
+/// Names of the further ones.
+const NAMES_MAX: u32 = 2_000;
+/// Files that are fetched along with the second that is read.
+const FILES_MIN: usize = 32;
+/// Files that are fetched along at most.
+const FILES_MAX: usize = 256;
+
+/// See the module.
+#[derive(Default)]
+pub struct Ahead {
+    /// Those used last at the end.
+    dirs: Mutex<VecDeque<Dir>>,
+}
+
+struct Dir {
+    dir: Prefix,
+    /// Names that were missed since the last page.
+    names: u32,
+    /// Pages that were asked for.
+    pages: u32,
+    /// Where the next page starts; `None`: at the beginning.
+    next: Option<Cursor>,
+    /// Files that were fetched along the last time.
+    files: Option<usize>,
+}
+
+impl Ahead {
+    /// A name had to be asked for: whether to list the directory instead, from where, and how many names.
+    pub fn name_missed(&self, dir: &Prefix) -> Option<(Option<Cursor>, u32)> {
+        let mut dirs = self.lock();
+        let found = used(&mut dirs, dir);
+        found.names += 1;
+        let (at, names) = if found.pages == 0 { (LIST_AT, NAMES_MIN) } else { (LIST_AGAIN_AFTER, NAMES_MAX) };
+        if found.names < at {
+            return None;
+        }
+        found.names = 0;
+        found.pages += 1;
+        Some((found.next.take(), names))
+    }
+
+    /// Where the listing goes on.
+    pub fn listed(&self, dir: &Prefix, next: Option<Cursor>) {
+        used(&mut self.lock(), dir).next = next;
+    }
+
+    /// A file had to be read from the server: how many others to fetch along.
+    pub fn file_missed(&self, dir: &Prefix) -> usize {
+        let mut dirs = self.lock();
+        let found = used(&mut dirs, dir);
+        let files = match found.files {
+            None => 0,
+            Some(0) => FILES_MIN,
+            Some(before) => (before * 4).min(FILES_MAX),
+        };
+        found.files = Some(files);
+        files
+    }
+
+    /// What was fetched along was of no use.
+    pub fn misled(&self, dir: &Prefix) {
+        used(&mut self.lock(), dir).files = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Dir>> {
+        self.dirs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn used<'d>(dirs: &'d mut VecDeque<Dir>, dir: &Prefix) -> &'d mut Dir {
+    let found = match dirs.iter().rposition(|known| known.dir == *dir) {
+        Some(at) => dirs.remove(at),
+        None => None,
+    };
+    if found.is_none() && dirs.len() == DIRS_MAX {
+        dirs.pop_front();
+    }
+    dirs.push_back(found.unwrap_or_else(|| Dir { dir: dir.clone(), names: 0, pages: 0, next: None, files: None }));
+    let last = dirs.len() - 1;
+    &mut dirs[last]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_third_name_lists_and_later_ones_go_on() {
+        let (ahead, dir) = (Ahead::default(), Prefix::new("d/").unwrap());
+        assert_eq!(ahead.name_missed(&dir), None);
+        assert_eq!(ahead.name_missed(&dir), None);
+        assert_eq!(ahead.name_missed(&dir), Some((None, NAMES_MIN)));
+        ahead.listed(&dir, Some(Cursor("after".into())));
+        for _ in 1..LIST_AGAIN_AFTER {
+            assert_eq!(ahead.name_missed(&dir), None);
+        }
+        assert_eq!(ahead.name_missed(&dir), Some((Some(Cursor("after".into())), NAMES_MAX)));
+    }
+
+    #[test]
+    fn more_files_come_along_the_more_are_read() {
+        let (ahead, dir) = (Ahead::default(), Prefix::new("d/").unwrap());
+        let counts: Vec<usize> = (0..4).map(|_| ahead.file_missed(&dir)).collect();
+        assert_eq!(counts, [0, FILES_MIN, FILES_MIN * 4, FILES_MAX]);
+        ahead.misled(&dir);
+        assert_eq!(ahead.file_missed(&dir), 0);
+    }
+
+    #[test]
+    fn directories_that_are_not_used_are_forgotten() {
+        let ahead = Ahead::default();
+        let dir = |n: usize| Prefix::new(&format!("{n}/")).unwrap();
+        ahead.file_missed(&dir(0));
+        assert!((1..DIRS_MAX + 1).all(|n| ahead.file_missed(&dir(n)) == 0));
+        assert_eq!(ahead.file_missed(&dir(0)), 0, "as if never read");
+        assert_eq!(ahead.file_missed(&dir(DIRS_MAX)), FILES_MIN);
+    }
+}
