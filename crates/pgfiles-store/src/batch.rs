@@ -104,6 +104,17 @@ pub struct Put {
     pub extends: Option<VersionId>,
     /// Body rows that only the extended version used: removed if it is replaced.
     pub drops: Vec<VersionId>,
+    /// Of a chunked body, which of its rows need not be looked for.
+    pub grown: Option<Grown>,
+}
+
+/// A manifest that grew out of another one: saves the server from looking for every row that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grown {
+    /// The row that it started from. If that is the head still, its rows are there.
+    pub base: VersionId,
+    /// The entries of `data` that the base has not and that come in no earlier operation of the batch.
+    pub added: Vec<VersionId>,
 }
 
 /// A chunk, or a leaf of a two-level manifest.

@@ -13,6 +13,8 @@ use crate::version::{Layout, VersionId};
 
 /// Bodies up to this size are inline in `data`.
 pub const INLINE_BYTES_MAX: u64 = 256 << 10;
+/// The same for a database.
+const SMALL_INLINE_BYTES_MAX: u64 = 32 << 10;
 /// Bytes per chunk of an ordinary file.
 pub const CHUNK_BYTES: u32 = 128 << 10;
 /// Bytes per chunk of a file that is written at random and synced often (a database).
@@ -29,10 +31,20 @@ pub const FILE_BYTES_MAX: u64 = 8 << 40;
 /// Bytes of one entry.
 const ENTRY: usize = 16;
 
+/// Whether a file of that name is likely to be written at random and synced often: a database, or a journal of one.
+fn is_database(component: &str) -> bool {
+    const ENDS: [&str; 8] = [".db", ".sqlite", ".sqlite3", ".db3", "-wal", "-journal", "-shm", ".mdb"];
+    ENDS.iter().any(|end| component.ends_with(end))
+}
+
 /// The chunk size for a new body, from the file's name: databases and their journals get small ones.
 pub fn chunk_bytes_for(component: &str) -> u32 {
-    const SMALL: [&str; 8] = [".db", ".sqlite", ".sqlite3", ".db3", "-wal", "-journal", "-shm", ".mdb"];
-    if SMALL.iter().any(|end| component.ends_with(end)) { SMALL_CHUNK_BYTES } else { CHUNK_BYTES }
+    if is_database(component) { SMALL_CHUNK_BYTES } else { CHUNK_BYTES }
+}
+
+/// The largest body that a writer keeps inline, from the file's name: what is synced often is not sent whole each time.
+pub fn inline_bytes_for(component: &str) -> u64 {
+    if is_database(component) { SMALL_INLINE_BYTES_MAX } else { INLINE_BYTES_MAX }
 }
 
 /// The entries of a chunked body: `None` is a hole.

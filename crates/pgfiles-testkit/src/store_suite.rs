@@ -133,7 +133,17 @@ pub fn put(path: &str, data: &[u8]) -> Put {
     let meta = map(json!({"kind": "file", "size": data.len(), "etag": layout::etag(data)}));
     let data = Some(Bytes::copy_from_slice(data));
     let defaults = Map::new();
-    Put { id: id(), key: key(path), meta, defaults, data, expect: Precondition::Any, extends: None, drops: Vec::new() }
+    Put {
+        id: id(),
+        key: key(path),
+        meta,
+        defaults,
+        data,
+        expect: Precondition::Any,
+        extends: None,
+        drops: Vec::new(),
+        grown: None,
+    }
 }
 
 /// A put of a directory's marker.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
+use pgfiles_store::batch::Grown;
 use pgfiles_store::body::Body;
 use pgfiles_store::error::{Kind, StoreError};
 use pgfiles_store::layout::{self, Manifest};
@@ -158,6 +159,8 @@ pub(crate) struct Chunked {
     /// Changed chunks on their way to the store.
     pub flying: BTreeMap<usize, (VersionId, Bytes)>,
     pub flights: VecDeque<Flight>,
+    /// The row that the changes started from and what its manifest names, of two levels the leaves.
+    pub base: Option<(VersionId, Vec<Option<VersionId>>)>,
 }
 
 /// A batch of body rows on its way.
@@ -169,7 +172,29 @@ pub(crate) struct Flight {
 impl Chunked {
     /// A body as it is stored.
     pub fn open(lineage: Lineage, manifest: Manifest, leaves: Vec<Option<VersionId>>, size: u64) -> Self {
-        Self { lineage, size, manifest, leaves, dirty: BTreeMap::new(), flying: BTreeMap::new(), flights: VecDeque::new() }
+        let (dirty, flying, flights) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        Self { lineage, size, manifest, leaves, dirty, flying, flights, base: None }
+    }
+
+    /// The body of a row, to be changed.
+    pub fn of_row(
+        id: Option<VersionId>,
+        lineage: Lineage,
+        manifest: Manifest,
+        leaves: Vec<Option<VersionId>>,
+        size: u64,
+    ) -> Self {
+        let named = if leaves.is_empty() { &manifest.entries } else { &leaves };
+        let base = id.map(|id| (id, named.clone()));
+        Self { base, ..Self::open(lineage, manifest, leaves, size) }
+    }
+
+    /// What a manifest that names these rows has and that of the base has not.
+    pub fn grown(&self, named: &[Option<VersionId>]) -> Option<Grown> {
+        let (base, before) = self.base.as_ref()?;
+        let is_added = |(index, row): &(usize, &Option<VersionId>)| before.get(*index) != Some(row);
+        let added = named.iter().enumerate().filter(is_added).filter_map(|(_, row)| *row).collect();
+        Some(Grown { base: *base, added })
     }
 
     /// A new body that begins with these bytes.

@@ -4,13 +4,13 @@
 //! description that began a version is open, later publications replace it (`extends`). A failure leaves the content
 //! as it was, to be tried again, and is kept for the next who asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pgfiles_store::batch::{Batch, BodyRow, Durability, Op, Outcome, Precondition, Put, SetAttr};
+use pgfiles_store::batch::{Batch, BodyRow, Durability, Grown, Op, Outcome, Precondition, Put, SetAttr};
 use pgfiles_store::body::Body;
 use pgfiles_store::error::{Kind as StoreKind, StoreError};
 use pgfiles_store::key::{Key, Prefix};
@@ -66,6 +66,8 @@ struct Written {
     chunks: Vec<(usize, VersionId)>,
     /// Leaves among `rows`.
     leaves: Vec<(usize, VersionId)>,
+    /// Of chunks: what is new in the manifest.
+    grown: Option<Grown>,
 }
 
 /// Starts the task that publishes in time.
@@ -320,6 +322,7 @@ impl Vfs {
             },
             extends: data.extends,
             drops: if data.extends.is_some() { data.rows.garbage.clone() } else { Vec::new() },
+            grown: written.grown,
         };
         let mut ops = written.rows;
         ops.push(Op::Put(put));
@@ -349,8 +352,9 @@ impl Vfs {
     /// Small content whole, large content in chunks.
     async fn fit(&self, data: &mut Data, key: &Key) -> Result<()> {
         let store = &*self.store;
+        let inline_max = layout::inline_bytes_for(key.component());
         match &mut data.content {
-            Content::Chunked(chunked) if chunked.size <= layout::INLINE_BYTES_MAX => {
+            Content::Chunked(chunked) if chunked.size <= inline_max => {
                 // Errors of flights do not matter: what they carried is dirty again, and read from memory.
                 let _ = chunked.reap(true, &mut data.rows).await;
                 let whole = chunked.read(store, 0, chunked.size).await?;
@@ -358,7 +362,7 @@ impl Vfs {
                 data.rows.garbage.extend(rows);
                 data.content = Content::Whole(whole.into());
             }
-            Content::Whole(bytes) if bytes.len() as u64 > layout::INLINE_BYTES_MAX => {
+            Content::Whole(bytes) if bytes.len() as u64 > inline_max => {
                 let chunk = chunk_for(key.component(), bytes.len() as u64);
                 data.content = Content::Chunked(Box::new(Chunked::new(self.clock.lineage(), chunk, bytes)));
             }
@@ -389,6 +393,7 @@ impl Vfs {
                     rows: vec![],
                     chunks: vec![],
                     leaves: vec![],
+                    grown: None,
                 })
             }
             Content::Chunked(chunked) => {
@@ -415,8 +420,8 @@ impl Vfs {
                 *entry = Some(id);
             }
         }
-        let data = if manifest.levels() == 1 {
-            layout::encode(&manifest.entries)
+        let (data, mut grown) = if manifest.levels() == 1 {
+            (layout::encode(&manifest.entries), chunked.grown(&manifest.entries))
         } else {
             let top: Vec<Option<VersionId>> = manifest
                 .entries
@@ -434,11 +439,16 @@ impl Vfs {
                     Some(id)
                 })
                 .collect();
-            layout::encode(&top)
+            (layout::encode(&top), chunked.grown(&top))
         };
+        if let Some(grown) = &mut grown {
+            let sent: HashSet<VersionId> = chunks.iter().chain(&leaves).map(|(_, id)| *id).collect();
+            grown.added.retain(|id| !sent.contains(id));
+        }
         let etag = layout::manifest_etag(&manifest, chunked.size);
         let allocated = Some(manifest.allocated(chunked.size)).filter(|allocated| *allocated < chunked.size);
-        Written { data, etag, allocated, layout: Some(manifest.layout()), lineage: Some(chunked.lineage), rows, chunks, leaves }
+        let (layout, lineage) = (Some(manifest.layout()), Some(chunked.lineage));
+        Written { data, etag, allocated, layout, lineage, rows, chunks, leaves, grown }
     }
 
     fn body_row(&self, id: VersionId, lineage: Lineage, dir: &Prefix, data: Bytes) -> Op {

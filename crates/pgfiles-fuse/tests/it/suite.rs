@@ -61,7 +61,7 @@ impl Mounted {
                 meta.insert("size".into(), bytes.len().into());
                 let (defaults, data) = (serde_json::Map::new(), Some(Bytes::copy_from_slice(bytes)));
                 let expect = Precondition::Any;
-                Op::Put(Put { id, key: key.clone(), meta, defaults, data, expect, extends: None, drops: vec![] })
+                Op::Put(Put { id, key: key.clone(), meta, defaults, data, expect, extends: None, drops: vec![], grown: None })
             }
             None => Op::Delete(Delete { id, key: key.clone(), expect: Precondition::Any }),
         };

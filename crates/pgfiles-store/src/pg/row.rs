@@ -132,11 +132,19 @@ fn operation<'b>(op: &'b Op, bodies: &mut Vec<&'b [u8]>) -> Value {
     };
     let id = |id: VersionId| id.0.to_string();
     match op {
-        Op::Put(op) => json!({
-            "op": "put", "id": id(op.id), "key": op.key.as_str(), "meta": op.meta, "defaults": op.defaults,
-            "body": op.data.as_ref().map(|data| add(data)), "expect": precondition(&op.expect),
-            "extends": op.extends.map(id), "drops": op.drops.iter().map(|&drop| id(drop)).collect::<Vec<_>>(),
-        }),
+        Op::Put(op) => {
+            let ids = |ids: &[VersionId]| Value::from_iter(ids.iter().map(|&row| id(row)));
+            let mut put = json!({
+                "op": "put", "id": id(op.id), "key": op.key.as_str(), "meta": op.meta, "defaults": op.defaults,
+                "body": op.data.as_ref().map(|data| add(data)), "expect": precondition(&op.expect),
+                "extends": op.extends.map(id), "drops": ids(&op.drops),
+            });
+            if let Some(grown) = &op.grown {
+                put["base"] = id(grown.base).into();
+                put["added"] = ids(&grown.added);
+            }
+            put
+        }
         Op::Body(op) => json!({
             "op": "body", "id": id(op.id), "key": body_key(op), "lin": op.lineage.0.to_string(), "mount": &*op.mount,
             "sum": layout::etag(&op.data), "body": add(&op.data),

@@ -226,10 +226,11 @@ fn indexes() -> Vec<(&'static str, String)> {
     found
 }
 
-const INDEX_NAMES: [&str; 7] = [
+const INDEX_NAMES: [&str; 8] = [
     "pgfiles_key_version",
     "pgfiles_body",
     "pgfiles_lineage",
+    "pgfiles_family",
     "pgfiles_revive",
     "pgfiles_listen",
     "pgfiles_beat",

@@ -54,6 +54,7 @@ pub fn put(path: &str, data: &[u8]) -> Op {
         expect: Precondition::Any,
         extends: None,
         drops: Vec::new(),
+        grown: None,
     })
 }
 

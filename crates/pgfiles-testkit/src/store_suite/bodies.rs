@@ -2,6 +2,7 @@
 #![allow(missing_docs)] // the names say it
 
 use super::*;
+use pgfiles_store::batch::Grown;
 use pgfiles_store::store::{HEARTBEAT_EXPIRY_SECONDS, Maintenance, Part};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -110,6 +111,21 @@ pub async fn a_body_that_is_gone_is_refused(t: Tester) {
     let put = put_of_manifest("a", SystemClock.lineage(), &manifest, 10, layout::encode(&manifest.entries));
     assert_eq!(refused(t.run(Op::Put(put)).await), Kind::BodyGone);
     assert!(t.entry("a").await.is_none());
+    // Of what a manifest grew out of, only what was added is looked for, if that is the head; else all of it.
+    let (lineage, old) = one_chunk(&t, "d/a").await;
+    let head = t.file("d/a").await.unwrap();
+    let (new, missing) = (id(), id());
+    let grown_to = |last: VersionId, base: VersionId, added: Vec<VersionId>| {
+        let manifest = Manifest { chunk: CHUNK, entries: vec![Some(old), Some(last)] };
+        let put = put_of_manifest("d/a", lineage, &manifest, u64::from(CHUNK) + 5, layout::encode(&manifest.entries));
+        Op::Put(Put { grown: Some(Grown { base, added }), ..put })
+    };
+    assert_eq!(refused(t.run(grown_to(missing, head.id, vec![missing])).await), Kind::BodyGone);
+    assert_eq!(refused(t.run(grown_to(missing, id(), vec![])).await), Kind::BodyGone);
+    let row = BodyRow { id: new, lineage, dir: dir("d"), data: Bytes::from_static(b"67890"), mount: "m".into() };
+    t.run_all(vec![Op::Body(row), grown_to(new, head.id, vec![])]).await.unwrap();
+    let whole = t.text("d/a").await.unwrap();
+    assert_eq!((&whole[..5], &whole[CHUNK as usize..]), (&b"12345"[..], &b"67890"[..]));
 }
 
 pub async fn replaced_chunks_are_dropped(t: Tester) {
@@ -129,6 +145,21 @@ pub async fn replaced_chunks_are_dropped(t: Tester) {
     t.run_all(ops).await.unwrap();
     assert_eq!(t.bytes(&t.version("d/a", 1).await.unwrap()).await, b"abc");
     assert_eq!(t.text("d/a").await.unwrap(), b"xyz");
+    // What a copy of the version in progress uses by now stays, and what only history older than it uses is no matter.
+    let (lineage, old) = one_chunk(&t, "d/b").await;
+    let first = t.file("d/b").await.unwrap();
+    t.must(Op::Copy(past::copy("d/b", None, "d/copy"))).await;
+    let (mut ops, put) = chunked("d/b", lineage, CHUNK, 3, &[Some(Bytes::from_static(b"abc"))]);
+    ops.push(Op::Put(Put { extends: Some(first.id), drops: vec![old], ..put }));
+    t.run_all(ops).await.unwrap();
+    assert_eq!((t.text("d/b").await.unwrap(), t.text("d/copy").await.unwrap()), (b"abc".to_vec(), b"12345".to_vec()));
+    let second = t.file("d/b").await.unwrap();
+    let chunk = manifest_of(&t, &second).await[0].unwrap();
+    let (mut ops, put) = chunked("d/b", lineage, CHUNK, 3, &[Some(Bytes::from_static(b"xyz"))]);
+    ops.push(Op::Put(Put { extends: Some(second.id), drops: vec![chunk], ..put }));
+    t.run_all(ops).await.unwrap();
+    assert_eq!(t.server.present(&[old, chunk]).await.unwrap(), [true, false]);
+    assert_eq!((t.text("d/b").await.unwrap(), t.text("d/copy").await.unwrap()), (b"xyz".to_vec(), b"12345".to_vec()));
 }
 
 async fn manifest_of(t: &Tester, head: &Head) -> Vec<Option<VersionId>> {

@@ -229,6 +229,7 @@ impl Ground {
             expect: Precondition::Any,
             extends: None,
             drops: Vec::new(),
+            grown: None,
         };
         self.commit(Op::Put(put)).await
     }

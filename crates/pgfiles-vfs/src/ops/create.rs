@@ -224,6 +224,7 @@ impl Vfs {
             expect: Precondition::Absent,
             extends: None,
             drops: Vec::new(),
+            grown: None,
         })
     }
 

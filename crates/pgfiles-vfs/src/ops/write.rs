@@ -91,7 +91,7 @@ impl Vfs {
                 Err(error @ VfsError::Corrupt(_)) if tries < REPLACED_MAX => self.mend(inode, data, key, error).await?,
                 changed => {
                     if let Ok(size) = changed {
-                        self.estimate(inode, &edit, size);
+                        self.estimate(inode, key, &edit, size);
                     }
                     return changed;
                 }
@@ -100,7 +100,7 @@ impl Vfs {
     }
 
     /// How much of the file is stored, until the next publication counts.
-    fn estimate(&self, inode: &Inode, edit: &Edit<'_>, size: u64) {
+    fn estimate(&self, inode: &Inode, key: &Key, edit: &Edit<'_>, size: u64) {
         let mut table = self.table();
         let Ok(node) = table.node_mut(inode.no) else { return };
         let before = node.facts.allocated.unwrap_or(node.facts.size);
@@ -109,7 +109,8 @@ impl Vfs {
             Edit::Size(_) => before,
             Edit::Zero { from, to } => before.saturating_sub(to - from),
         };
-        node.facts.allocated = (size > layout::INLINE_BYTES_MAX && stored < size).then_some(stored);
+        let inline_max = layout::inline_bytes_for(key.component());
+        node.facts.allocated = (size > inline_max && stored < size).then_some(stored);
     }
 
     async fn try_change(&self, inode: &Inode, data: &mut Data, key: &Key, edit: &Edit<'_>) -> Result<u64> {
@@ -192,7 +193,7 @@ impl Vfs {
             }
             Body::Chunked { lineage, manifest, leaves, size } => {
                 let manifest = Arc::unwrap_or_clone(manifest);
-                Content::Chunked(Box::new(Chunked::open(lineage, manifest, leaves.to_vec(), size)))
+                Content::Chunked(Box::new(Chunked::of_row(data.of, lineage, manifest, leaves.to_vec(), size)))
             }
         };
         Ok(())
@@ -223,7 +224,7 @@ impl Vfs {
     /// Content that is going to be larger than what is kept in one row goes into chunks.
     fn make_chunked(&self, key: &Key, data: &mut Data, end: u64) -> Result<()> {
         if let Content::Whole(whole) = &data.content
-            && end > layout::INLINE_BYTES_MAX
+            && end > layout::inline_bytes_for(key.component())
         {
             let chunk = chunk_for(key.component(), end);
             check_size(end, chunk)?;

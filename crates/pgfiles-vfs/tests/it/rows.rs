@@ -122,6 +122,7 @@ impl Bench {
             expect: Precondition::Any,
             extends: None,
             drops: vec![],
+            grown: None,
         };
         self.server.commit(Batch::one(Op::Put(put), &Arc::default())).await.unwrap();
     }

@@ -421,6 +421,7 @@ fn directory(service: &Service, key: &Key, expect: Precondition) -> std::result:
         expect: if expect == Precondition::Any { Precondition::Absent } else { expect },
         extends: None,
         drops: Vec::new(),
+        grown: None,
     })
 }
 

@@ -53,6 +53,7 @@ pub fn put(content: Content, mount: &Arc<str>, clock: &dyn Clock) -> Vec<Op> {
         expect,
         extends: None,
         drops: Vec::new(),
+        grown: None,
     }));
     ops
 }

@@ -336,6 +336,7 @@ mod tests {
             expect: Precondition::Any,
             extends: extends.map(id),
             drops: vec![],
+            grown: None,
         };
         Batch::one(Op::Put(put), &Arc::new(Value::Null))
     }

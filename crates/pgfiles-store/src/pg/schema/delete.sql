@@ -5,6 +5,7 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_on_delete() RETURNS trigger LANGUAGE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE r record;
 BEGIN
+  IF NOT EXISTS (SELECT FROM gone g WHERE left(g.key, 1) <> '/') THEN RETURN NULL; END IF;
   -- What a deletion of tombstones brings to light may lie under a tombstoned marker, and a marker's last life may be what
   -- went: live keys below have to say that they revive the directory.
   FOR r IN SELECT DISTINCT g.key FROM gone g WHERE (g.meta ? 'deleted' OR right(g.key, 1) = '/') AND left(g.key, 1) <> '/' LOOP

@@ -9,6 +9,8 @@ CREATE UNIQUE INDEX pgfiles_key_version ON @schema@.pgfiles (key text_pattern_op
 CREATE INDEX pgfiles_body ON @schema@.pgfiles (((meta->>'body')::uuid)) WHERE meta ? 'body';
 -- The family of a chunked body: versions and body rows.
 CREATE INDEX pgfiles_lineage ON @schema@.pgfiles (((meta->>'lin')::uuid)) WHERE meta ? 'lin';
+-- The versions among them, in the order in which they were written: which of them may use a body row.
+CREATE INDEX pgfiles_family ON @schema@.pgfiles (((meta->>'lin')::uuid), ((meta->>'xid')::bigint)) WHERE meta ? 'lin' AND left(key, 1) <> '/';
 -- Live rows under tombstoned markers.
 CREATE INDEX pgfiles_revive ON @schema@.pgfiles (key text_pattern_ops) WHERE meta ? 'revive';
 -- Who listens for changes (usually nobody).

@@ -59,8 +59,9 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_attributes(m jsonb) RETURNS jsonb LA
   SELECT m - '{version,kind,size,allocated,etag,created_at,xid,by,mtime,deleted,target,rdev,from,to,restored_from,layout,lin,body,revive,op,twin}'::text[]
 $$;
 
--- Where a version came from: what a version that extends it keeps.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_origin(m jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+-- Where a version came from: what a version that extends it keeps. STABLE as jsonb_build_object is: else it is not inlined,
+-- which makes it a hundred times slower.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_origin(m jsonb) RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE AS $$
   SELECT CASE WHEN m ?| '{from,restored_from,op}' THEN jsonb_strip_nulls(jsonb_build_object(
     'from', m->'from', 'restored_from', m->'restored_from', 'op', m->'op')) ELSE '{}' END
 $$;

@@ -2,6 +2,12 @@
 -- the server says of every row of a batch: {"created_at","xid","by"}; `n` the operation's index, for errors; results are
 -- {"id","key","meta","files","moved"}.
 
+-- Earlier forms, which a call with fewer arguments would still find.
+DROP FUNCTION IF EXISTS @schema@.pgfiles_put(uuid, text, jsonb, jsonb, bytea, jsonb, uuid, uuid[], bool, jsonb, int);
+DROP FUNCTION IF EXISTS @schema@.pgfiles_check_bodies(text, jsonb, bytea, int),
+  @schema@.pgfiles_setattr(text, jsonb, jsonb, jsonb, bool, jsonb, int), @schema@.pgfiles_remove(uuid, text, jsonb, jsonb, int),
+  @schema@.pgfiles_rename(jsonb, jsonb, int);
+
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_fail(code text, n int, message text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message, DETAIL = json_build_object('op', n)::text;
@@ -35,16 +41,13 @@ BEGIN
   END IF;
 END $$;
 
--- The bodies that a chunked row refers to must be there when it commits: the lineage is locked against purges (shared), and
--- the rows that the manifest names are counted (of two levels, the leaves).
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_check_bodies(k text, m jsonb, manifest bytea, n int) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off AS $$
+-- Whether the body rows are there that a manifest names (of two levels, the leaves); with `added`, those among them.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_check_bodies(k text, lineage text, manifest bytea, added uuid[], n int) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE missing bigint;
 BEGIN
-  PERFORM pg_advisory_xact_lock_shared(hashtextextended(m->>'lin', 7103));
-  IF NOT m ? 'layout' OR manifest IS NULL THEN RETURN; END IF;
-  SELECT count(*) INTO missing FROM @schema@.pgfiles_entries(manifest) e
-    WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles b WHERE b.id = e AND b.meta->>'lin' = m->>'lin');
+  SELECT count(*) INTO missing FROM unnest(coalesce(added, ARRAY(SELECT @schema@.pgfiles_entries(manifest)))) e
+    WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles b WHERE b.id = e AND b.meta->>'lin' = lineage);
   IF missing > 0 THEN
     PERFORM @schema@.pgfiles_fail('PF007', n, format('body rows are gone: %s of %s', missing, to_json(k)));
   END IF;
@@ -63,12 +66,16 @@ BEGIN
   END IF;
 END $$;
 
--- A new version, or a version in progress extended.
+-- A new version, or a version in progress extended. Of a chunked one the caller may say from which row it started (`base`)
+-- and which entries of its manifest that one has not and this batch does not bring (`added`): if that is the head, the others
+-- are known to be there.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_put(new_id uuid, k text, set_meta jsonb, defaults jsonb, body bytea, expect jsonb,
-  extends uuid, drops uuid[], revives bool, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE h record; made jsonb; lost int := 0; in_place bool; locked text; also jsonb;
+  extends uuid, drops uuid[], revives bool, srv jsonb, n int, base uuid DEFAULT NULL, added uuid[] DEFAULT NULL)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE h record; made jsonb; lost int := 0; in_place bool; locked text; also jsonb; checked bool := false; is_base bool; done text;
 BEGIN
-  IF set_meta ? 'lin' THEN PERFORM @schema@.pgfiles_check_bodies(k, set_meta, body, n); END IF;
+  -- Whoever removes body rows locks their lineage exclusively: those that are there stay until this commits.
+  IF set_meta ? 'lin' THEN done := pg_advisory_xact_lock_shared(hashtextextended(set_meta->>'lin', 7103))::text; END IF;
   LOOP
     -- KEY SHARE: a change of attributes that is under way is waited for, so that the new version inherits it; and the next
     -- one waits for us and goes to the new version.
@@ -81,8 +88,18 @@ BEGIN
       CONTINUE;
     END IF;
     IF expect IS NOT NULL THEN PERFORM @schema@.pgfiles_expect(expect, k, h.id, h.meta, n); END IF;
-    IF set_meta ? 'layout' AND h.meta->>'lin' IS DISTINCT FROM set_meta->>'lin' THEN
-      PERFORM @schema@.pgfiles_check_edges(k, set_meta->>'lin', n);
+    IF set_meta ? 'layout' THEN
+      IF h.meta->>'lin' IS DISTINCT FROM set_meta->>'lin' THEN
+        PERFORM @schema@.pgfiles_check_edges(k, set_meta->>'lin', n);
+      END IF;
+      IF NOT checked AND body IS NOT NULL THEN
+        is_base := h.live AND (h.id = base OR h.meta->>'twin' = base::text) AND h.meta ? 'layout' AND h.meta->>'lin' = set_meta->>'lin';
+        IF is_base IS NOT TRUE OR added IS DISTINCT FROM '{}' THEN
+          PERFORM @schema@.pgfiles_check_bodies(k, set_meta->>'lin', body, CASE WHEN is_base THEN added END, n);
+        END IF;
+        -- Against a head that another client replaces meanwhile, all of it is checked the next time.
+        checked := is_base IS NOT TRUE;
+      END IF;
     END IF;
     in_place := (h.id = extends OR h.meta->>'twin' = extends::text) AND h.live AND NOT @schema@.pgfiles_limited();
     made := CASE WHEN h.live THEN defaults || @schema@.pgfiles_attributes(h.meta) || set_meta ELSE defaults || set_meta END || srv;
@@ -118,19 +135,52 @@ BEGIN
   END LOOP;
 END $$;
 
--- Removes body rows of a lineage that only a version just replaced used. Where other versions share the lineage, those that
--- they use stay.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_drop_bodies(lineage text, drops uuid[], replaced_by uuid) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off AS $$
+-- The commonest change of all in one statement: a new file, or an empty directory, where there is nothing, in a directory with
+-- a live marker (or at the top). NULL where it is anything else, or somebody comes first: then nothing was done. The same row
+-- as of pgfiles_put.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_put_new(op jsonb, bodies bytea[], srv jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE k text := op->>'key'; dir text := @schema@.pgfiles_parent(k); absent bool := op @> '{"expect":{"absent":true}}'; made jsonb; done text;
 BEGIN
-  IF EXISTS (SELECT FROM @schema@.pgfiles v WHERE v.meta ? 'lin' AND (v.meta->>'lin')::uuid = lineage::uuid AND left(v.key, 1) <> '/') THEN
-    drops := (SELECT array_agg(d) FROM unnest(drops) d WHERE NOT EXISTS (SELECT FROM @schema@.pgfiles_used(lineage) u WHERE u = d));
+  -- Who creates a file says its inode number; who only writes one does not.
+  IF NOT (op @> '{"expect":null,"extends":null}' OR absent AND op @> '{"extends":null}') OR NOT op->'meta' ?& '{kind,ino}'
+     OR op->'meta' ? 'lin' OR left(k, 1) = '/' OR dir = '/' OR k IN ('', './') OR row_security_active('@schema@.pgfiles'::regclass) THEN
+    RETURN NULL;
   END IF;
-  DELETE FROM @schema@.pgfiles b WHERE b.id = ANY (drops) AND b.meta->>'lin' = lineage AND left(b.key, 1) = '/';
+  IF dir <> '' THEN done := pg_advisory_xact_lock_shared(7101, hashtext(dir) & 1023)::text; END IF;
+  INSERT INTO @schema@.pgfiles(id, key, meta, data)
+    SELECT (op->>'id')::uuid, k, coalesce(op->'defaults', '{}') || (op->'meta') || srv || '{"version":1}',
+      CASE WHEN jsonb_typeof(op->'body') = 'number' THEN bodies[(op->>'body')::int] END
+    WHERE (dir = '' OR (SELECT NOT p.meta @> '{"deleted":true}' FROM @schema@.pgfiles p WHERE p.key = dir
+        ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1))
+      AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k)
+      AND (NOT absent OR NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = rtrim(k, '/'))
+        AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key ~>=~ (rtrim(k, '/') || '/') AND p.key ~<~ (rtrim(k, '/') || '0')))
+      AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.meta ? 'listen')
+    ON CONFLICT DO NOTHING RETURNING meta INTO made;
+  RETURN CASE WHEN made IS NOT NULL THEN jsonb_build_object('id', op->'id', 'key', k, 'meta', made) END;
+END $$;
+
+-- Removes body rows of a lineage that only a version just replaced used. Those that other versions may use stay: of these, all
+-- that were written by the transaction that wrote the row, or later (a version is never older than what it refers to);
+-- usually there is none. Of rows that say less, as after the restore of a cluster, those that no version names go.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_drop_bodies(lineage text, drops uuid[], replaced_by uuid) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE n int;
+BEGIN
+  DELETE FROM @schema@.pgfiles b WHERE b.id = ANY (drops) AND b.meta->>'lin' = lineage AND left(b.key, 1) = '/'
+    AND (b.meta->>'xid')::bigint <= pg_current_xact_id()::text::bigint
+    AND NOT EXISTS (SELECT FROM @schema@.pgfiles v WHERE v.meta ? 'lin' AND (v.meta->>'lin')::uuid = lineage::uuid AND left(v.key, 1) <> '/'
+      AND (v.meta->>'xid')::bigint >= (b.meta->>'xid')::bigint AND v.id <> replaced_by);
+  GET DIAGNOSTICS n = ROW_COUNT;
+  IF n < cardinality(drops) THEN
+    DELETE FROM @schema@.pgfiles b WHERE b.id = ANY (drops) AND b.meta->>'lin' = lineage AND left(b.key, 1) = '/'
+      AND NOT EXISTS (SELECT FROM @schema@.pgfiles_used(lineage) u WHERE u = b.id);
+  END IF;
 END $$;
 
 -- The body rows that versions of a lineage use: chunks and leaves.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_used(lineage text) RETURNS SETOF uuid LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_used(lineage text) RETURNS SETOF uuid LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
   RETURN QUERY
     WITH versions AS MATERIALIZED (
@@ -150,17 +200,19 @@ BEGIN
     PERFORM @schema@.pgfiles_fail('PF004', n, format('%s is not the key of a body row', op->'key'));
   END IF;
   INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'id')::uuid, op->>'key',
-    jsonb_build_object('version', 1, 'lin', op->'lin', 'mount', op->'mount', 'sum', op->'sum', 'created_at', @schema@.pgfiles_now()), body)
+    jsonb_build_object('version', 1, 'lin', op->'lin', 'mount', op->'mount', 'sum', op->'sum', 'created_at', @schema@.pgfiles_now(),
+      'xid', pg_current_xact_id()::text), body)
     ON CONFLICT DO NOTHING;
   RETURN jsonb_build_object('id', op->'id');
 END $$;
 
--- Attributes, merged into whichever row is head now.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_setattr(k text, patch jsonb, expect jsonb, explicit jsonb, again bool, srv jsonb, n int)
-RETURNS jsonb LANGUAGE plpgsql AS $$
+-- Attributes, merged into whichever row is head now. alive: the directory has a live marker and is locked.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_setattr(k text, patch jsonb, expect jsonb, explicit jsonb, again bool, srv jsonb, n int,
+  alive bool DEFAULT NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE h record; made jsonb; newest uuid; also jsonb;
 BEGIN
-  PERFORM @schema@.pgfiles_revives(k); -- for its lock: a directory that is being renamed moves its rows as it read them
+  -- For its lock: a directory that is being renamed moves its rows as it read them.
+  IF alive IS NOT TRUE THEN PERFORM @schema@.pgfiles_revives(k); END IF;
   LOOP
     SELECT p.id, p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = k
       ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1 FOR UPDATE;

@@ -12,24 +12,31 @@ BEGIN
     @schema@.pgfiles_revives(dir), srv, n);
 END $$;
 
+-- meta of the tombstone that follows a head.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_tombstone(k text, head jsonb, link jsonb) RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT jsonb_strip_nulls(jsonb_build_object('version', coalesce((head->>'version')::bigint, 0) + 1, 'deleted', true,
+    'kind', coalesce(head->>'kind', CASE WHEN right(k, 1) = '/' THEN 'dir' ELSE 'file' END), 'ino', head->'ino',
+    'hard_link', head->'hard_link', 'to', link))
+$$;
+
 -- Writes the tombstone of a key whose newest row is known. NULL: a race was lost.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_bury(new_id uuid, k text, head jsonb, link jsonb, srv jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE made jsonb;
 BEGIN
-  made := jsonb_strip_nulls(jsonb_build_object('version', coalesce((head->>'version')::bigint, 0) + 1, 'deleted', true,
-    'kind', coalesce(head->>'kind', CASE WHEN right(k, 1) = '/' THEN 'dir' ELSE 'file' END), 'ino', head->'ino',
-    'hard_link', head->'hard_link', 'to', link)) || srv;
+  made := @schema@.pgfiles_tombstone(k, head, link) || srv;
   INSERT INTO @schema@.pgfiles(id, key, meta) VALUES (new_id, k, made) ON CONFLICT DO NOTHING;
   RETURN CASE WHEN FOUND THEN made END;
 END $$;
 
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove(new_id uuid, k text, expect jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
+-- alive: the directory has a live marker and is locked.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_remove(new_id uuid, k text, expect jsonb, srv jsonb, n int, alive bool DEFAULT NULL)
+RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE h record; made jsonb; also jsonb;
 BEGIN
   IF right(k, 1) = '/' OR left(k, 1) = '/' THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, to_json(k) || ' is not the key of a file');
   END IF;
-  PERFORM @schema@.pgfiles_revives(k); -- for its lock
+  IF alive IS NOT TRUE THEN PERFORM @schema@.pgfiles_revives(k); END IF; -- for its lock
   LOOP
     SELECT p.id, p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = k
       ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
@@ -45,7 +52,7 @@ BEGIN
     IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made); END IF;
   END LOOP;
   IF h.meta ? 'hard_link' THEN also := @schema@.pgfiles_relink(h.meta->>'hard_link', srv->>'created_at'); END IF;
-  PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(k), srv, n);
+  IF alive IS NOT TRUE THEN PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(k), srv, n); END IF;
   RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made, 'also', also);
 END $$;
 

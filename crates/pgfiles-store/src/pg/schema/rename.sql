@@ -7,23 +7,19 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_small() RETURNS int LANGUAGE sql IMM
 -- Whether a temporary name leaves nothing behind: the only row of its key, written by that mount a moment ago.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_is_young(k text, id uuid, meta jsonb, young jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN coalesce(jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0
-    AND meta #>> '{by,mount}' = young->>'mount'
-    AND @schema@.pgfiles_time(meta->>'created_at') >= clock_timestamp() - make_interval(secs => (young->>'seconds')::bigint)
-    AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k AND p.id <> pgfiles_is_young.id), false);
+  IF (jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0 AND meta #>> '{by,mount}' = young->>'mount'
+      AND @schema@.pgfiles_time(meta->>'created_at') >= clock_timestamp() - make_interval(secs => (young->>'seconds')::bigint))
+      IS NOT TRUE THEN
+    RETURN false;
+  END IF;
+  RETURN NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k AND p.id <> pgfiles_is_young.id);
 END $$;
 
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename(op jsonb, srv jsonb, n int) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-  src text := op->>'from'; dst text := op->>'to'; h record; t record; newest uuid; made jsonb; history jsonb; moves bool;
-  revives bool; by_ref bool; lin jsonb; new_id uuid := (op->>'id')::uuid; fenced bool; also jsonb := '[]';
+-- What a rename answered that was carried out before: its tombstone is there, or the row says that it moved by it. NULL: it
+-- was not.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_renamed(new_id uuid, src text, dst text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE t record;
 BEGIN
-  IF right(src, 1) = '/' OR right(dst, 1) = '/' OR left(src, 1) = '/' OR left(dst, 1) = '/' THEN
-    PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be renamed to %s', to_json(src), to_json(dst)));
-  END IF;
-  PERFORM @schema@.pgfiles_revives(src); -- for its lock
-  revives := @schema@.pgfiles_revives(dst);
-  -- A resent rename: its tombstone is there, or the row says that it moved by it.
   SELECT p.id, p.meta INTO t FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF t.meta->>'op' = new_id::text THEN
     RETURN jsonb_build_object('id', t.id, 'key', dst, 'meta', t.meta,
@@ -31,25 +27,55 @@ BEGIN
   ELSIF EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.id = new_id AND p.key = src) THEN
     RETURN jsonb_build_object('id', t.id, 'key', dst, 'meta', t.meta, 'moved', false);
   END IF;
+  RETURN NULL;
+END $$;
+
+-- alive: the directory of the source has a live marker and is locked.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename(op jsonb, srv jsonb, n int, alive bool DEFAULT NULL, again bool DEFAULT true)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  src text := op->>'from'; dst text := op->>'to'; h record; t record; made jsonb; moves bool;
+  revives bool; by_ref bool; lin jsonb; new_id uuid := (op->>'id')::uuid; fenced bool; also jsonb := '[]';
+BEGIN
+  IF right(src, 1) = '/' OR right(dst, 1) = '/' OR left(src, 1) = '/' OR left(dst, 1) = '/' THEN
+    PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be renamed to %s', to_json(src), to_json(dst)));
+  END IF;
+  IF alive IS NOT TRUE THEN PERFORM @schema@.pgfiles_revives(src); END IF; -- for its lock
+  IF alive AND @schema@.pgfiles_parent(dst) = @schema@.pgfiles_parent(src) THEN revives := false;
+  ELSE revives := @schema@.pgfiles_revives(dst);
+  END IF;
+  IF again THEN
+    made := @schema@.pgfiles_renamed(new_id, src, dst);
+    IF made IS NOT NULL THEN RETURN made; END IF;
+  END IF;
   LOOP
     SELECT p.id, p.meta, p.data INTO h FROM @schema@.pgfiles p WHERE p.key = src
       ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1 FOR UPDATE;
     EXIT WHEN NOT FOUND;
-    SELECT p.id INTO newest FROM @schema@.pgfiles p WHERE p.key = src ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
-    EXIT WHEN newest = h.id;
+    -- A newer version may have come while we waited for the lock; and what is at the target.
+    SELECT newest.id AS newest, d.id, d.meta INTO t
+      FROM (SELECT p.id FROM @schema@.pgfiles p WHERE p.key = src ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) newest
+      LEFT JOIN (SELECT p.id, p.meta FROM @schema@.pgfiles p WHERE p.key = dst
+        ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) d ON true;
+    EXIT WHEN t.newest = h.id;
   END LOOP;
   IF jsonb_typeof(op->'expect_from') = 'object' THEN
     PERFORM @schema@.pgfiles_expect(op->'expect_from', src, h.id, h.meta, n);
   END IF;
   IF h.id IS NULL OR h.meta @> '{"deleted":true}' THEN
+    made := @schema@.pgfiles_renamed(new_id, src, dst);
+    IF made IS NOT NULL THEN RETURN made; END IF;
     PERFORM @schema@.pgfiles_fail('PF001', n, to_json(src) || ' does not exist');
   END IF;
   IF src = dst THEN RETURN jsonb_build_object('id', h.id, 'key', dst, 'meta', h.meta, 'moved', false); END IF;
-  IF h.meta ? 'hard_link' THEN PERFORM @schema@.pgfiles_lock_links(h.meta->>'hard_link'); END IF;
+  IF h.meta ? 'hard_link' THEN
+    PERFORM @schema@.pgfiles_lock_links(h.meta->>'hard_link');
+    SELECT h.id AS newest, p.id, p.meta INTO t FROM (SELECT) one LEFT JOIN (SELECT p.id, p.meta FROM @schema@.pgfiles p WHERE p.key = dst
+      ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) p ON true;
+  END IF;
   moves := @schema@.pgfiles_is_young(src, h.id, h.meta, op->'young');
   fenced := @schema@.pgfiles_crosses(src, dst);
   <<race>> LOOP
-  SELECT p.id, p.meta INTO t FROM @schema@.pgfiles p WHERE p.key = dst ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   IF jsonb_typeof(op->'expect_to') = 'object' THEN
     PERFORM @schema@.pgfiles_expect(op->'expect_to', dst, t.id, t.meta, n);
   END IF;
@@ -77,15 +103,18 @@ BEGIN
   EXCEPTION WHEN unique_violation THEN
     -- Somebody wrote the target at this instant: queue, and take the number after theirs.
     PERFORM pg_advisory_xact_lock(hashtextextended(dst, 7102));
+    SELECT h.id AS newest, p.id, p.meta INTO t FROM @schema@.pgfiles p WHERE p.key = dst
+      ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   END;
   END LOOP;
   IF NOT moves THEN
     INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'history')::uuid, src,
       (h.meta - 'revive') || CASE WHEN lin IS NULL THEN '{}' ELSE jsonb_build_object('lin', lin) END
-      || CASE WHEN by_ref THEN jsonb_build_object('body', h.id) ELSE '{}' END, CASE WHEN by_ref THEN NULL ELSE h.data END);
-    PERFORM @schema@.pgfiles_bury(new_id, src, h.meta, jsonb_build_object('key', dst, 'version', made->'version'), srv);
+      || CASE WHEN by_ref THEN jsonb_build_object('body', h.id) ELSE '{}' END, CASE WHEN by_ref THEN NULL ELSE h.data END),
+      (new_id, src, @schema@.pgfiles_tombstone(src, h.meta, jsonb_build_object('key', dst, 'version', made->'version')) || srv, NULL)
+      ON CONFLICT DO NOTHING;
   END IF;
-  PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n);
+  IF alive IS NOT TRUE THEN PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n); END IF;
   IF h.meta ? 'hard_link' OR t.meta ? 'hard_link' THEN
     also := @schema@.pgfiles_renamed_links(h.meta, t.meta, dst, op->>'ctime', srv);
     SELECT p.meta INTO made FROM @schema@.pgfiles p WHERE p.id = h.id;

@@ -50,7 +50,7 @@ BEGIN
 END $$;
 
 -- Where a directory with a long path keeps its names (meta.alias) after a directory above was moved.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_moved_alias(alias text, src text, dst text) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_moved_alias(alias text, src text, dst text) RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE AS $$
   SELECT CASE WHEN starts_with(alias, src) THEN jsonb_build_object('alias', dst || substr(alias, length(src) + 1)) ELSE '{}' END
 $$;
 
