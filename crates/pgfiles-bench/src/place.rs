@@ -192,13 +192,13 @@ impl<'g> Place<'g> {
         Ok(self.status()?.pointer("/operations/round_trips").and_then(serde_json::Value::as_u64).unwrap_or(0))
     }
 
-    fn pid(&self) -> Result<u64> {
+    /// The daemon's process. Asking makes it ask the server.
+    pub fn pid(&self) -> Result<u64> {
         self.status()?.get("pid").and_then(serde_json::Value::as_u64).context("no pid")
     }
 
-    /// Connections to the server that the daemon holds: its TCP sockets, as the kernel lists them.
-    pub fn connections(&self) -> Result<usize> {
-        let pid = self.pid()?;
+    /// Connections to the server that a daemon holds: its TCP sockets, as the kernel lists them.
+    pub fn connections(pid: u64) -> Result<usize> {
         let tcp = std::fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;
         let established = tcp.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
         let sockets: std::collections::HashSet<String> = established

@@ -521,8 +521,9 @@ fn idle(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     let memory = place.memory_kib("VmRSS")? as f64 / 1024.0;
     let mut found = vec![("mount to first ls", Measure::one(mounted), 1), ("memory of an idle mount", Measure::one(memory), 1)];
     if let Some(idle) = sizes.idle {
+        let pid = place.pid()?;
         std::thread::sleep(idle);
-        found.push(("connections of an idle mount", Measure::one(place.connections()? as f64), 1));
+        found.push(("connections of an idle mount", Measure::one(Place::connections(pid)? as f64), 1));
     }
     Ok(found)
 }

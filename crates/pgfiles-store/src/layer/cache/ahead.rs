@@ -11,9 +11,10 @@ use crate::store::Cursor;
 
 /// Directories whose misses are counted; of more, the one that was not used for longest is forgotten.
 const DIRS_MAX: usize = 64;
-/// The miss of a name at which the directory is listed: before, a lookup is cheaper and brings the bytes along.
-const LIST_AT: u32 = 3;
-/// Misses that follow a page of names before the next one is asked for.
+/// After so many names that had to be asked for and were there, the directory is listed: before, a lookup is cheaper and
+/// brings the bytes along. Names that were absent do not count: who creates files asks for nothing else.
+const LIST_AFTER: u32 = 2;
+/// The same after a page, for the next one.
 const LIST_AGAIN_AFTER: u32 = 32;
 /// Names of the first page.
 const NAMES_MIN: u32 = 512;
@@ -33,7 +34,7 @@ pub struct Ahead {
 
 struct Dir {
     dir: Prefix,
-    /// Names that were missed since the last page.
+    /// Names that were asked for and there since the last page.
     names: u32,
     /// Pages that were asked for.
     pages: u32,
@@ -44,13 +45,17 @@ struct Dir {
 }
 
 impl Ahead {
-    /// A name had to be asked for: whether to list the directory instead, from where, and how many names.
+    /// A name that had to be asked for is there.
+    pub fn name_found(&self, dir: &Prefix) {
+        used(&mut self.lock(), dir).names += 1;
+    }
+
+    /// A name has to be asked for: whether to list the directory instead, from where, and how many names.
     pub fn name_missed(&self, dir: &Prefix) -> Option<(Option<Cursor>, u32)> {
         let mut dirs = self.lock();
         let found = used(&mut dirs, dir);
-        found.names += 1;
-        let (at, names) = if found.pages == 0 { (LIST_AT, NAMES_MIN) } else { (LIST_AGAIN_AFTER, NAMES_MAX) };
-        if found.names < at {
+        let (after, names) = if found.pages == 0 { (LIST_AFTER, NAMES_MIN) } else { (LIST_AGAIN_AFTER, NAMES_MAX) };
+        if found.names < after {
             return None;
         }
         found.names = 0;
@@ -106,14 +111,21 @@ mod tests {
     #[test]
     fn the_third_name_lists_and_later_ones_go_on() {
         let (ahead, dir) = (Ahead::default(), Prefix::new("d/").unwrap());
-        assert_eq!(ahead.name_missed(&dir), None);
-        assert_eq!(ahead.name_missed(&dir), None);
-        assert_eq!(ahead.name_missed(&dir), Some((None, NAMES_MIN)));
+        let miss = || {
+            let list = ahead.name_missed(&dir);
+            ahead.name_found(&dir);
+            list
+        };
+        assert_eq!((miss(), miss(), miss()), (None, None, Some((None, NAMES_MIN))));
         ahead.listed(&dir, Some(Cursor("after".into())));
-        for _ in 1..LIST_AGAIN_AFTER {
-            assert_eq!(ahead.name_missed(&dir), None);
-        }
-        assert_eq!(ahead.name_missed(&dir), Some((Some(Cursor("after".into())), NAMES_MAX)));
+        assert!((2..LIST_AGAIN_AFTER + 1).all(|_| miss().is_none()));
+        assert_eq!(miss(), Some((Some(Cursor("after".into())), NAMES_MAX)));
+    }
+
+    #[test]
+    fn names_that_are_absent_list_nothing() {
+        let (ahead, dir) = (Ahead::default(), Prefix::new("d/").unwrap());
+        assert!((0..1_000).all(|_| ahead.name_missed(&dir).is_none()));
     }
 
     #[test]
