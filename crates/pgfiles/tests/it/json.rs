@@ -152,7 +152,7 @@ fn an_emptied_cache_fills_again() {
     let other = user.home.path().join(".cache/pgfiles/not-ours");
     std::fs::write(&other, "kept").unwrap();
     for name in ["a", "b"] {
-        std::fs::write(at.join(name), name.repeat(10_000)).unwrap();
+        std::fs::write(at.join(name), name.repeat(100_000)).unwrap();
         let on_disk = || user.run(["cache", "stats", "--json"]).json()["mounts"][0]["cache"]["disk"].clone();
         crate::user::eventually("the block is on disk", || on_disk()["blocks"].as_u64() > Some(0));
         assert_eq!(on_disk()["error"], Value::Null);
