@@ -18,8 +18,9 @@ $$;
 
 -- A time of meta; NULL where it is absurd (a row may hold anything), so that one row never fails a query over many.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_time(t text) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$
-  SELECT CASE WHEN t ~ '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z$'
-         THEN t::timestamptz END
+  SELECT CASE WHEN t ~ ('^(?!0000)([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))'
+    || '|([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z$')
+    THEN t::timestamptz END
 $$;
 
 -- meta.size as a number; 0 where it is absurd.
