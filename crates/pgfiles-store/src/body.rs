@@ -148,20 +148,17 @@ impl Body {
                 let mut out = BytesMut::zeroed((end - offset) as usize);
                 let (first, last) = ((offset / chunk) as usize, ((end - 1) / chunk) as usize);
                 let per_window = (WINDOW_BYTES / chunk).max(1) as usize;
-                let present: Vec<(usize, VersionId)> =
-                    (first..=last).filter_map(|index| Some((index, (*manifest.entries.get(index)?)?))).collect();
+                let present: Vec<(usize, Part)> = (first..=last)
+                    .filter_map(|index| {
+                        let start = index as u64 * chunk;
+                        let (from, to) = (offset.max(start), end.min(start + chunk));
+                        let part = manifest.part(index, *lineage, from - start, (to - from) as u32)?;
+                        Some(((from - offset) as usize, part))
+                    })
+                    .collect();
                 for window in present.chunks(per_window) {
-                    let parts: Vec<Part> = window
-                        .iter()
-                        .map(|&(index, id)| {
-                            let start = index as u64 * chunk;
-                            let from = offset.max(start) - start;
-                            let to = end.min(start + chunk) - start;
-                            Part { id, lineage: Some(*lineage), offset: from, len: (to - from) as u32 }
-                        })
-                        .collect();
-                    for ((&(index, _), part), bytes) in window.iter().zip(&parts).zip(store.read(&parts).await?) {
-                        let at = (index as u64 * chunk + part.offset - offset) as usize;
+                    let parts: Vec<Part> = window.iter().map(|(_, part)| *part).collect();
+                    for (&(at, part), bytes) in window.iter().zip(store.read(&parts).await?) {
                         let fits = bytes.len().min(part.len as usize);
                         out[at..at + fits].copy_from_slice(&bytes[..fits]);
                     }

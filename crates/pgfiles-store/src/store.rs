@@ -142,6 +142,11 @@ pub trait Store: Send + Sync + 'static {
     /// [`crate::error::Kind::Corrupt`] where a row is missing or of another lineage.
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>>;
 
+    /// The same of bytes that are not likely to be read again: nothing is fetched along with them, nor kept.
+    async fn read_once(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
+        self.read(parts).await
+    }
+
     /// Carries out all of a batch or nothing; an outcome per operation. One round trip for what fits in 8 MiB.
     async fn commit(&self, batch: Batch) -> Result<Vec<Outcome>>;
 
@@ -228,6 +233,14 @@ pub const HEARTBEAT_EXPIRY_SECONDS: u64 = 600;
 pub trait Server: Store + Locks {
     /// Where the server stands. One round trip.
     async fn position(&self) -> Result<Position>;
+
+    /// [`Store::sync`]; whether all that this life of the server was told before is on its disk, or it is in another life
+    /// now. One round trip where the store has a request for it.
+    async fn sync_in(&self, life: &str) -> Result<bool> {
+        self.sync().await?;
+        // The server that synced is the one that made the commits only if its life is still the same afterwards.
+        Ok(self.position().await?.life == life)
+    }
 
     /// Which of these rows exist, by id. One round trip.
     async fn present(&self, ids: &[VersionId]) -> Result<Vec<bool>>;

@@ -325,7 +325,7 @@ pub fn chunked(path: &str, lineage: Lineage, chunk: u32, size: u64, chunks: &[Op
 pub fn put_of_manifest(path: &str, lineage: Lineage, manifest: &Manifest, size: u64, root: Bytes) -> Put {
     let levels = manifest.levels();
     let meta = map(json!({
-        "kind": "file", "size": size, "etag": layout::manifest_etag(manifest, size), "lin": lineage.0.to_string(),
+        "kind": "file", "size": size, "etag": layout::manifest_etag(manifest, size, &root), "lin": lineage.0.to_string(),
         "layout": {"codec": "chunks", "chunk": manifest.chunk, "levels": levels, "sum": "sha256"},
     }));
     Put { meta, data: Some(root), ..put(path, b"") }
@@ -358,7 +358,7 @@ macro_rules! store_suite {
             files_change_places, directories_change_places);
         $crate::store_suite!(@of $factory, bodies:
             chunked_bodies_read_back, two_levels_read_back, references_stay_in_their_lineage, missing_rows_are_corrupt,
-            a_body_that_is_gone_is_refused, replaced_chunks_are_dropped, parts_are_cut_as_asked, unused_bodies_are_swept,
+            a_body_that_is_gone_is_refused, replaced_chunks_are_dropped, slices_are_read_and_kept, parts_are_cut_as_asked, unused_bodies_are_swept,
             fresh_bodies_are_safe_before_the_first_heartbeat);
         $crate::store_suite!(@of $factory, past:
             a_restore_is_a_new_version, what_cannot_be_restored_is_refused, a_copy_has_the_content,

@@ -3,10 +3,10 @@
 //!
 //! No keys and no inode numbers here: what is written where is decided in `publish`.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use pgfiles_store::batch::Grown;
+use pgfiles_store::batch::{Durability, Grown};
 use pgfiles_store::body::Body;
 use pgfiles_store::error::{Kind, StoreError};
 use pgfiles_store::layout::{self, Manifest};
@@ -57,6 +57,10 @@ pub(crate) struct Data {
     pub told: bool,
     /// What this file adds to the mount's dirty bytes.
     pub accounted: u64,
+    /// Bytes written since the last publication, however often over each other.
+    pub written: u64,
+    /// Syncs in a row that each published a few bytes of those.
+    pub small_syncs: u32,
 }
 
 impl Data {
@@ -66,6 +70,17 @@ impl Data {
             self.finish();
         }
         self.writer = writer;
+    }
+
+    /// What was written is published; how, says what kind of file it is.
+    pub fn published(&mut self, durability: Durability) {
+        let small = 1..=u64::from(layout::SMALL_CHUNK_BYTES);
+        match durability {
+            Durability::Sync if small.contains(&self.written) => self.small_syncs = self.small_syncs.saturating_add(1),
+            _ if self.written > *small.end() => self.small_syncs = 0,
+            Durability::Sync | Durability::Async => {}
+        }
+        self.written = 0;
     }
 
     /// A descriptor of `handle` is closed, and nothing of it is unpublished.
@@ -93,20 +108,44 @@ impl Data {
 /// Body rows that the version in progress wrote.
 #[derive(Default)]
 pub(crate) struct Rows {
-    /// Those that it refers to.
-    pub own: HashSet<VersionId>,
+    /// Those that it refers to, and by how many entries.
+    own: HashMap<VersionId, usize>,
     /// Those that it refers to no more.
     pub garbage: Vec<VersionId>,
 }
 
 impl Rows {
-    /// A row is not referred to any more.
-    fn drop_row(&mut self, id: Option<VersionId>) {
-        if let Some(id) = id
-            && self.own.remove(&id)
-        {
+    /// A row that an entry refers to was written.
+    pub fn add(&mut self, id: VersionId) {
+        self.own.insert(id, 1);
+    }
+
+    /// Whether nothing that was written is referred to.
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty()
+    }
+
+    /// An entry is gone: its row is not referred to any more unless others name slices of it.
+    pub fn drop_row(&mut self, entry: Option<VersionId>) {
+        let Some((id, _)) = entry.map(layout::row_of) else { return };
+        let Some(entries) = self.own.get_mut(&id) else { return };
+        *entries -= 1;
+        if *entries == 0 {
+            self.own.remove(&id);
             self.garbage.push(id);
         }
+    }
+
+    /// The content refers to none of them any more.
+    pub fn drop_all(&mut self) {
+        self.garbage.extend(self.own.drain().map(|(id, _)| id));
+    }
+
+    /// The rows of another content take the place of these.
+    pub fn replace(&mut self, by: Self) {
+        self.drop_all();
+        self.garbage.extend(by.garbage);
+        self.own = by.own;
     }
 
     /// The version in progress is finished: its rows are history's.
@@ -189,11 +228,30 @@ impl Chunked {
         Self { base, ..Self::open(lineage, manifest, leaves, size) }
     }
 
+    /// From now on in small chunks, by reference, where that is possible. Nothing has changed yet.
+    pub fn cut(&mut self, rows: &mut Rows) {
+        let Some(cut) = self.manifest.cut(self.size) else { return };
+        for leaf in self.leaves.drain(..) {
+            rows.drop_row(leaf);
+        }
+        for (row, _) in cut.entries.iter().flatten().copied().map(layout::row_of) {
+            if let Some(entries) = rows.own.get_mut(&row) {
+                *entries += 1;
+            }
+        }
+        for &row in self.manifest.entries.iter().flatten() {
+            rows.drop_row(Some(row));
+        }
+        self.manifest = cut;
+    }
+
     /// What a manifest that names these rows has and that of the base has not.
     pub fn grown(&self, named: &[Option<VersionId>]) -> Option<Grown> {
         let (base, before) = self.base.as_ref()?;
         let is_added = |(index, row): &(usize, &Option<VersionId>)| before.get(*index) != Some(row);
-        let added = named.iter().enumerate().filter(is_added).filter_map(|(_, row)| *row).collect();
+        let rows = named.iter().enumerate().filter(is_added).filter_map(|(_, row)| row.map(layout::row_of));
+        let mut added: Vec<VersionId> = rows.map(|(row, _)| row).collect();
+        added.dedup();
         Some(Grown { base: *base, added })
     }
 
@@ -240,8 +298,7 @@ impl Chunked {
                     held.get((from - start) as usize..).unwrap_or_default(),
                     &mut out[(from - offset) as usize..(to - offset) as usize],
                 );
-            } else if let Some(id) = self.manifest.entries.get(index).copied().flatten() {
-                let part = Part { id, lineage: Some(self.lineage), offset: from - start, len: (to - from) as u32 };
+            } else if let Some(part) = self.manifest.part(index, self.lineage, from - start, (to - from) as u32) {
                 parts.push((part, (from - offset) as usize));
             }
         }
@@ -257,13 +314,10 @@ impl Chunked {
     /// The chunk as bytes that may be changed: read first where `keep` says that a part of it stays.
     async fn thaw(&mut self, store: &dyn Store, index: usize, keep: bool, rows: &mut Rows) -> Result<&mut Vec<u8>> {
         if !self.dirty.contains_key(&index) {
-            let entry = self.manifest.entries.get(index).copied().flatten();
-            let bytes = match (self.flying.get(&index), entry) {
+            let stored = self.manifest.part(index, self.lineage, 0, self.manifest.chunk);
+            let bytes = match (self.flying.get(&index), stored) {
                 (Some((_, bytes)), _) => bytes.to_vec(),
-                (None, Some(id)) if keep => {
-                    let part = Part { id, lineage: Some(self.lineage), offset: 0, len: self.manifest.chunk };
-                    store.read(&[part]).await?.pop().unwrap_or_default().to_vec()
-                }
+                (None, Some(part)) if keep => store.read_once(&[part]).await?.pop().unwrap_or_default().to_vec(),
                 (None, Some(_) | None) => Vec::new(),
             };
             // A flight that lands for a chunk that is no longer flying leaves garbage: see `landed`.
@@ -418,7 +472,7 @@ impl Chunked {
                         self.dirty.insert(index, bytes.into());
                         continue;
                     }
-                    rows.own.insert(id);
+                    rows.add(id);
                     self.touch_leaf(index, rows);
                     if let Some(entry) = self.manifest.entries.get_mut(index) {
                         *entry = Some(id);

@@ -80,6 +80,8 @@ pub struct VfsConfig {
     pub publish_after: Duration,
     /// A temporary name younger than that leaves nothing behind when renamed; 0: never.
     pub young_seconds: u32,
+    /// After how many syncs in a row of at most 16 KiB a large file goes on in small chunks.
+    pub cut_after: u32,
     /// How much unpublished data is held in memory over all files.
     pub dirty_bytes_max: u64,
     /// What `statfs` shows as free.
@@ -101,6 +103,7 @@ impl VfsConfig {
             gid: 0,
             publish_after: Duration::from_secs(5),
             young_seconds: 60,
+            cut_after: 8,
             dirty_bytes_max: 64 << 20,
             free_bytes: 1 << 50,
             stalled_after: Duration::from_secs(90),

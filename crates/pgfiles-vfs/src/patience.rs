@@ -119,6 +119,10 @@ impl Store for Patience {
         self.wait(self.inner.read(parts)).await
     }
 
+    async fn read_once(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
+        self.wait(self.inner.read_once(parts)).await
+    }
+
     async fn commit(&self, batch: Batch) -> Result<Vec<Outcome>> {
         let mib = u32::try_from(batch.payload() >> 20).unwrap_or(u32::MAX).saturating_add(BEFORE_MIB);
         let limit = if is_long(&batch) { LONG } else { PER_MIB * mib } + self.limit;

@@ -4,7 +4,8 @@
 //! description that began a version is open, later publications replace it (`extends`). A failure leaves the content
 //! as it was, to be tried again, and is kept for the next who asks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -173,13 +174,13 @@ impl Vfs {
         }
         if dirs {
             let vfs = self.clone();
-            self.runtime.spawn(Activity::new().run(async move { vfs.persist_dirs(None).await }));
+            self.runtime.spawn(Activity::new().run(async move { vfs.persist_dirs(None, Durability::Async).await }));
         }
     }
 
     /// Writes the times of directories to their markers. Their data is held meanwhile, as by whoever sets attributes: a time
     /// that is set while older ones are on their way comes after them.
-    pub(crate) async fn persist_dirs(&self, only: Option<InodeNo>) {
+    pub(crate) async fn persist_dirs(&self, only: Option<InodeNo>, durability: Durability) {
         let _moves = self.moves.read().await;
         let mut waiting = self.table().dirs_ahead(only);
         while !waiting.is_empty() {
@@ -189,7 +190,7 @@ impl Vfs {
             for dir in &dirs {
                 held.push(dir.data.lock().await);
             }
-            self.persist_held(&dirs).await;
+            self.persist_held(&dirs, durability).await;
             drop(held);
             let numbers: Vec<InodeNo> = dirs.iter().map(|dir| dir.no).collect();
             drop(dirs);
@@ -200,7 +201,7 @@ impl Vfs {
         }
     }
 
-    async fn persist_held(&self, dirs: &[Arc<Inode>]) {
+    async fn persist_held(&self, dirs: &[Arc<Inode>], durability: Durability) {
         let ahead = self.table().take_ahead(dirs);
         if ahead.is_empty() {
             return;
@@ -210,7 +211,7 @@ impl Vfs {
             Op::SetAttr(SetAttr { key: key.clone(), patch, expect: Precondition::Any, explicit: None })
         };
         let ops: Vec<Op> = ahead.iter().map(set).collect();
-        if self.commit(ops.clone(), Durability::Async).await.is_err() {
+        if self.commit(ops.clone(), durability).await.is_err() {
             // One of them was removed elsewhere: the others one by one. Times that are lost are nobody's data.
             for op in ops {
                 if let Err(error) = self.commit(vec![op], Durability::Async).await {
@@ -335,6 +336,7 @@ impl Vfs {
                 return Err(error.into());
             }
         };
+        data.published(durability);
         self.published(
             inode,
             data,
@@ -358,8 +360,7 @@ impl Vfs {
                 // Errors of flights do not matter: what they carried is dirty again, and read from memory.
                 let _ = chunked.reap(true, &mut data.rows).await;
                 let whole = chunked.read(store, 0, chunked.size).await?;
-                let rows: Vec<_> = data.rows.own.drain().collect();
-                data.rows.garbage.extend(rows);
+                data.rows.drop_all();
                 data.content = Content::Whole(whole.into());
             }
             Content::Whole(bytes) if bytes.len() as u64 > inline_max => {
@@ -408,47 +409,59 @@ impl Vfs {
         }
     }
 
-    /// The rows that go with the [`Put`]: what is still dirty, and the leaves.
+    /// The rows that go with the [`Put`]: what is still dirty, and the leaves. Costs what changed: a manifest may be large.
     fn last_rows(&self, chunked: &Chunked, dir: &Prefix) -> Written {
-        let mut manifest = chunked.manifest.clone();
-        let (mut rows, mut chunks, mut leaves) = (Vec::new(), Vec::new(), Vec::new());
+        let manifest = &chunked.manifest;
+        let (mut rows, mut chunks, mut leaves) = (Vec::new(), BTreeMap::new(), Vec::new());
         for (&index, bytes) in &chunked.dirty {
             let id = self.clock.version_id();
             rows.push(self.body_row(id, chunked.lineage, dir, Bytes::copy_from_slice(bytes)));
-            chunks.push((index, id));
-            if let Some(entry) = manifest.entries.get_mut(index) {
-                *entry = Some(id);
-            }
+            chunks.insert(index, id);
         }
-        let (data, mut grown) = if manifest.levels() == 1 {
-            (layout::encode(&manifest.entries), chunked.grown(&manifest.entries))
+        let entries = |range: Range<usize>| -> Vec<Option<VersionId>> {
+            let mut entries = manifest.entries.get(range.clone()).unwrap_or_default().to_vec();
+            for (index, id) in chunks.range(range.clone()) {
+                if let Some(entry) = entries.get_mut(index - range.start) {
+                    *entry = Some(*id);
+                }
+            }
+            entries
+        };
+        let count = manifest.entries.len();
+        let top: Vec<Option<VersionId>> = if manifest.levels() == 1 {
+            entries(0..count)
         } else {
-            let top: Vec<Option<VersionId>> = manifest
-                .entries
-                .chunks(layout::LEAF_ENTRIES)
-                .enumerate()
-                .map(|(index, entries)| {
-                    let touched = chunks.iter().any(|(chunk, _)| chunk / layout::LEAF_ENTRIES == index);
+            (0..count.div_ceil(layout::LEAF_ENTRIES))
+                .map(|index| {
+                    let first = index * layout::LEAF_ENTRIES;
+                    let range = first..count.min(first + layout::LEAF_ENTRIES);
+                    let touched = chunks.range(range.clone()).next().is_some();
                     let kept = chunked.leaves.get(index).copied().flatten().filter(|_| !touched);
-                    if kept.is_some() || entries.iter().all(Option::is_none) {
+                    if kept.is_some() {
                         return kept;
                     }
+                    let entries = entries(range);
+                    if entries.iter().all(Option::is_none) {
+                        return None;
+                    }
                     let id = self.clock.version_id();
-                    rows.push(self.body_row(id, chunked.lineage, dir, layout::encode(entries)));
+                    rows.push(self.body_row(id, chunked.lineage, dir, layout::encode(&entries)));
                     leaves.push((index, id));
                     Some(id)
                 })
-                .collect();
-            (layout::encode(&top), chunked.grown(&top))
+                .collect()
         };
+        let (data, mut grown) = (layout::encode(&top), chunked.grown(&top));
         if let Some(grown) = &mut grown {
-            let sent: HashSet<VersionId> = chunks.iter().chain(&leaves).map(|(_, id)| *id).collect();
+            let sent: HashSet<VersionId> = chunks.values().copied().chain(leaves.iter().map(|(_, id)| *id)).collect();
             grown.added.retain(|id| !sent.contains(id));
         }
-        let etag = layout::manifest_etag(&manifest, chunked.size);
-        let allocated = Some(manifest.allocated(chunked.size)).filter(|allocated| *allocated < chunked.size);
+        let etag = layout::manifest_etag(manifest, chunked.size, &data);
+        let added = chunks.keys().filter(|&&index| !manifest.entries.get(index).is_some_and(Option::is_some)).count() as u64;
+        let allocated = manifest.allocated(chunked.size) + added * u64::from(manifest.chunk);
+        let allocated = Some(allocated).filter(|allocated| *allocated < chunked.size);
         let (layout, lineage) = (Some(manifest.layout()), Some(chunked.lineage));
-        Written { data, etag, allocated, layout, lineage, rows, chunks, leaves, grown }
+        Written { data, etag, allocated, layout, lineage, rows, chunks: chunks.into_iter().collect(), leaves, grown }
     }
 
     fn body_row(&self, id: VersionId, lineage: Lineage, dir: &Prefix, data: Bytes) -> Op {
@@ -510,14 +523,10 @@ impl Vfs {
             Content::Chunked(mut chunked) => {
                 // A leaf that was touched only now, by the last chunks, is replaced as well.
                 for &(index, _) in leaves {
-                    if let Some(old) = chunked.leaves.get_mut(index).and_then(Option::take)
-                        && data.rows.own.remove(&old)
-                    {
-                        data.rows.garbage.push(old);
-                    }
+                    data.rows.drop_row(chunked.leaves.get_mut(index).and_then(Option::take));
                 }
                 for &(index, id) in chunks {
-                    data.rows.own.insert(id);
+                    data.rows.add(id);
                     if let Some(entry) = chunked.manifest.entries.get_mut(index) {
                         *entry = Some(id);
                     }
@@ -525,7 +534,7 @@ impl Vfs {
                 if chunked.manifest.levels() == 2 {
                     chunked.leaves.resize(chunked.manifest.entries.len().div_ceil(layout::LEAF_ENTRIES), None);
                     for &(index, id) in leaves {
-                        data.rows.own.insert(id);
+                        data.rows.add(id);
                         if let Some(leaf) = chunked.leaves.get_mut(index) {
                             *leaf = Some(id);
                         }
@@ -721,7 +730,7 @@ impl Vfs {
                 outcome = outcome.and(Err(error));
             }
         }
-        self.persist_dirs(None).await;
+        self.persist_dirs(None, Durability::Sync).await;
         self.store.sync().await?;
         outcome
     }

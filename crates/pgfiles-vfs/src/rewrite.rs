@@ -8,7 +8,6 @@
 use pgfiles_store::body::Body;
 use pgfiles_store::key::{Key, Prefix};
 use pgfiles_store::layout::{self, Manifest};
-use pgfiles_store::store::Part;
 use pgfiles_store::version::{Head, Kind};
 
 use crate::Vfs;
@@ -151,9 +150,8 @@ impl Vfs {
         let changed = old.dirty.contains_key(&index);
         match base {
             Base::Own | Base::Left => {
-                let entry = old.manifest.entries.get(index).copied().flatten();
-                let Some(id) = entry.filter(|_| !changed) else { return Ok(Vec::new()) };
-                let part = Part { id, lineage: Some(old.lineage), offset: 0, len: len as u32 };
+                let part = old.manifest.part(index, old.lineage, 0, len as u32);
+                let Some(part) = part.filter(|_| !changed) else { return Ok(Vec::new()) };
                 Ok(self.store.read(&[part]).await?.pop().unwrap_or_default().to_vec())
             }
             Base::Other { beyond: false, .. } if changed => Ok(Vec::new()),
@@ -187,9 +185,6 @@ impl Vfs {
 
 /// The copy is the content from now on; the rows of the version in progress are garbage.
 fn take_over(data: &mut Data, copy: Chunked, rows: Rows) {
-    let old: Vec<_> = data.rows.own.drain().collect();
-    data.rows.garbage.extend(old);
-    data.rows.garbage.extend(rows.garbage);
-    data.rows.own = rows.own;
+    data.rows.replace(rows);
     data.content = Content::Chunked(Box::new(copy));
 }

@@ -372,6 +372,13 @@ impl Server for Metrics {
         result
     }
 
+    async fn sync_in(&self, life: &str) -> Result<bool> {
+        let call = self.begin(Method::Sync, 0, 0);
+        let result = self.inner.sync_in(life).await;
+        call.done(&result);
+        result
+    }
+
     async fn present(&self, ids: &[VersionId]) -> Result<Vec<bool>> {
         let call = self.begin(Method::Present, ids.len(), 0);
         let result = self.inner.present(ids).await;

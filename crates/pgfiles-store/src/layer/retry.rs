@@ -267,6 +267,10 @@ impl Server for Retry {
         until_answered!(self, self.inner.position())
     }
 
+    async fn sync_in(&self, life: &str) -> Result<bool> {
+        until_answered!(self, self.inner.sync_in(life))
+    }
+
     async fn present(&self, ids: &[VersionId]) -> Result<Vec<bool>> {
         until_answered!(self, self.inner.present(ids))
     }

@@ -198,11 +198,14 @@ impl Rows {
             return vec![VersionId(body)];
         }
         let Some(layout) = row.meta.get("layout") else { return Vec::new() };
-        let entries = |data: &Option<Bytes>| data.as_deref().and_then(layout::decode).unwrap_or_default();
-        let top: Vec<_> = entries(&row.data).into_iter().flatten().collect();
+        let rows = |data: &Option<Bytes>| {
+            let entries = data.as_deref().and_then(layout::decode).unwrap_or_default();
+            entries.into_iter().flatten().map(|entry| layout::row_of(entry).0).collect::<Vec<_>>()
+        };
+        let top = rows(&row.data);
         let mut all = top.clone();
         if layout.get("levels").and_then(Value::as_u64) == Some(2) {
-            all.extend(top.iter().filter_map(|id| self.get(*id)).flat_map(|leaf| entries(&leaf.data)).flatten());
+            all.extend(top.iter().filter_map(|id| self.get(*id)).flat_map(|leaf| rows(&leaf.data)));
         }
         all
     }

@@ -180,6 +180,21 @@ impl PgStore {
         Ok(u64::try_from(row::single::<i64>(&rows)?).unwrap_or(0))
     }
 
+    /// Flushes the log; the life of the server that did. `None`: it is a standby to which nothing was written here.
+    async fn synced(&self) -> Result<Option<String>> {
+        let mut lease = self.writer().await?;
+        let standby = lease.hello().is_some_and(|hello| hello.in_recovery);
+        match lease.query("syncing", sql::SYNC, &[], self.options.request_timeout).await {
+            // A standby takes no write, this one neither; nothing of ours waits there.
+            Err(error) if standby && !error.is_retryable() && !self.wrote.load(Ordering::Acquire) => Ok(None),
+            Err(error) if standby && !error.is_retryable() => {
+                let message = format!("syncing: {} is a standby now and accepts no writes", self.dsn());
+                Err(StoreError::new(Kind::ReadOnly, message).with_source(error))
+            }
+            result => result?.first().map(|row| row::column(row, "life")).transpose(),
+        }
+    }
+
     /// One page, which may hold nothing that can be shown and still have a next one.
     async fn page(&self, dir: &Prefix, from: Option<&str>, limit: u32, inline_max: u32) -> Result<Page> {
         let (dir, limit, inline_max) = (dir.as_str(), int4(limit.max(1)), int4(inline_max));
@@ -332,17 +347,7 @@ impl Store for PgStore {
     }
 
     async fn sync(&self) -> Result<()> {
-        let mut lease = self.writer().await?;
-        let standby = lease.hello().is_some_and(|hello| hello.in_recovery);
-        match lease.query("syncing", sql::SYNC, &[], self.options.request_timeout).await {
-            // A standby takes no write, this one neither; nothing of ours waits there.
-            Err(error) if standby && !error.is_retryable() && !self.wrote.load(Ordering::Acquire) => Ok(()),
-            Err(error) if standby && !error.is_retryable() => {
-                let message = format!("syncing: {} is a standby now and accepts no writes", self.dsn());
-                Err(StoreError::new(Kind::ReadOnly, message).with_source(error))
-            }
-            result => result.map(drop),
-        }
+        self.synced().await.map(drop)
     }
 
     async fn versions(&self, key: &Key, before: Option<VersionNo>, limit: u32) -> Result<Vec<Head>> {
@@ -409,6 +414,14 @@ impl Server for PgStore {
             written: bytes("written")?,
             flushed: bytes("flushed")?,
         })
+    }
+
+    // The life is told before the flush, and whoever tells it and then answers has not been restarted in between.
+    async fn sync_in(&self, life: &str) -> Result<bool> {
+        match self.synced().await? {
+            Some(now) => Ok(now == life),
+            None => Ok(self.position().await?.life == life),
+        }
     }
 
     async fn present(&self, ids: &[VersionId]) -> Result<Vec<bool>> {

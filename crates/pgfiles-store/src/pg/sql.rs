@@ -60,28 +60,45 @@ pub(super) const LOCK_TEST: &str = "SELECT pgfiles_lock_test($1, $2, $3, $4)";
 pub(super) const PRESENT: &str = "SELECT EXISTS (SELECT FROM pgfiles b WHERE b.id = p.id) \
      FROM unnest($1) WITH ORDINALITY AS p(id, ord) ORDER BY p.ord";
 
-/// A commit that is flushed even where the server's own `synchronous_commit` is off. An empty transaction would flush
-/// nothing, so this one writes a message to the log. All earlier commits lie before it.
-pub(super) const SYNC: &str = "WITH c AS MATERIALIZED (SELECT CASE WHEN current_setting('synchronous_commit') = 'off' \
-     THEN set_config('synchronous_commit', 'local', true) END AS was) \
-     SELECT pg_logical_emit_message(true, 'pgfiles', left(coalesce(c.was, ''), 0)) FROM c";
+/// Which of its lives the server is in.
+macro_rules! life {
+    () => {
+        "extract(epoch FROM pg_postmaster_start_time())::text || '/' || \
+         coalesce((SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_wal), '')"
+    };
+}
+
+/// A commit that is flushed even where the server's own `synchronous_commit` is off, and the life of [`POSITION`]. An empty
+/// transaction would flush nothing, so this one writes a message to the log. All earlier commits lie before it.
+pub(super) const SYNC: &str = concat!(
+    "WITH c AS MATERIALIZED (SELECT CASE WHEN current_setting('synchronous_commit') = 'off' \
+     THEN set_config('synchronous_commit', 'local', true) END AS was) SELECT ",
+    life!(),
+    " AS life, pg_logical_emit_message(true, 'pgfiles', left(coalesce(c.was, ''), 0)) FROM c"
+);
 
 /// Where the server stands. `life` changes when the postmaster starts and when its statistics do, which they also do
 /// after a crash of one backend. A standby's log is what it has received.
-pub(super) const POSITION: &str = "SELECT extract(epoch FROM pg_postmaster_start_time())::text || '/' || \
-     coalesce((SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_wal), '') AS life, \
+pub(super) const POSITION: &str = concat!(
+    "SELECT ",
+    life!(),
+    " AS life, \
      (SELECT system_identifier::text FROM pg_control_system()) || '/' || CASE WHEN pg_is_in_recovery() \
      THEN (SELECT timeline_id::text FROM pg_control_checkpoint()) \
      ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END AS cluster, \
      (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint AS written, \
-     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint AS flushed";
+     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint AS flushed"
+);
 
 /// The same where the control file may not be read (some managed servers).
-pub(super) const POSITION_WITHOUT_CONTROL: &str = "SELECT extract(epoch FROM pg_postmaster_start_time())::text || '/' || \
-     coalesce((SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_wal), '') AS life, \
+pub(super) const POSITION_WITHOUT_CONTROL: &str = concat!(
+    "SELECT ",
+    life!(),
+    " AS life, \
      '?/' || CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END AS cluster, \
      (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint AS written, \
-     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint AS flushed";
+     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint AS flushed"
+);
 
 /// Session state, on a listener's own connection only.
 pub(super) const LISTEN: &str = "LISTEN pgfiles; LISTEN pgfiles_probe";

@@ -169,6 +169,44 @@ async fn what_is_known_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lists_two_directories_gets_those_after_them() {
+    let bench = bench(StackConfig::default());
+    for n in 0..20 {
+        bench.elsewhere(Op::Put(put(&format!("d/{n:02}/file"), b"1"))).await;
+        bench.elsewhere(Op::Put(put(&format!("d/{n:02}.txt"), b"2"))).await;
+    }
+    assert_eq!(bench.names("d").await.len(), 40);
+    assert_eq!(bench.names("d/00").await, ["file"]);
+    bench.cost();
+    assert_eq!(bench.names("d/01").await, ["file"]);
+    assert_eq!(bench.cost(), 3, "the second, and the next two");
+    bench.elsewhere(Op::Put(put("d/05/late", b"3"))).await;
+    for n in 2..8 {
+        assert_eq!(bench.names(&format!("d/{n:02}")).await.len(), if n == 5 { 2 } else { 1 });
+    }
+    assert_eq!(bench.cost(), 5, "the fourth, and the next four");
+    for n in 8..20 {
+        assert_eq!(bench.names(&format!("d/{n:02}")).await, ["file"]);
+    }
+    assert_eq!(bench.cost(), 11, "one each and no other");
+    assert!(bench.is_there("d/19/file").await && bench.cost() == 0, "known in full");
+    // What is large is not brought in full, and goes on where it ended.
+    for n in 0..700 {
+        bench.elsewhere(Op::Put(put(&format!("e/b/{n:03}"), b""))).await;
+    }
+    for name in ["a", "b", "c"] {
+        bench.elsewhere(Op::Put(put(&format!("e/{name}/file"), b""))).await;
+    }
+    assert_eq!(bench.names("e").await, ["a", "b", "c"]);
+    assert_eq!(bench.names("e/a").await, ["file"]);
+    let page = bench.stack.store.list(&dir("e/b"), None, 1_000, 0).await.unwrap();
+    let rest = bench.stack.store.list(&dir("e/b"), page.next.as_ref(), 1_000, 0).await.unwrap();
+    assert_eq!((page.entries.len(), rest.entries.len(), rest.next), (500, 201, None));
+    bench.cost();
+    assert_eq!((bench.names("e/c").await.len(), bench.cost()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_made_here_is_known_to_be_empty() {
     let bench = bench(StackConfig::default());
     bench.commit(Op::Put(Put { expect: Precondition::Absent, ..mkdir("new") })).await;

@@ -100,7 +100,17 @@ async fn every_day_of_the_calendar_is_a_time_and_nothing_else_is() {
         LATERAL (SELECT to_char(d, 'YYYY-MM-DD') || 'T23:59:59.123456Z' AS said) t \
         WHERE pgfiles_time(said) IS DISTINCT FROM said::timestamptz";
     assert_eq!(client.query_one(wrong, &[]).await.unwrap().get::<_, i64>(0), 0);
-    for absurd in ["2026-02-29", "1900-02-29", "2024-02-30", "2026-04-31", "2026-11-31", "2026-01-32", "2026-01-00", "2026-13-01", "0000-01-01"] {
+    for absurd in [
+        "2026-02-29",
+        "1900-02-29",
+        "2024-02-30",
+        "2026-04-31",
+        "2026-11-31",
+        "2026-01-32",
+        "2026-01-00",
+        "2026-13-01",
+        "0000-01-01",
+    ] {
         let said = format!("{absurd}T00:00:00Z");
         let time = client.query_one("SELECT pgfiles_time($1)::text", &[&said]).await.unwrap();
         assert_eq!(time.get::<_, Option<String>>(0), None, "{said}");

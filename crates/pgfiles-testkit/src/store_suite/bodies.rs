@@ -3,7 +3,8 @@
 
 use super::*;
 use pgfiles_store::batch::Grown;
-use pgfiles_store::store::{HEARTBEAT_EXPIRY_SECONDS, Maintenance, Part};
+use pgfiles_store::layout::{CHUNK_BYTES, SMALL_CHUNK_BYTES};
+use pgfiles_store::store::{HEARTBEAT_EXPIRY_SECONDS, Maintenance, Part, PurgeScope};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -160,6 +161,51 @@ pub async fn replaced_chunks_are_dropped(t: Tester) {
     t.run_all(ops).await.unwrap();
     assert_eq!(t.server.present(&[old, chunk]).await.unwrap(), [true, false]);
     assert_eq!((t.text("d/b").await.unwrap(), t.text("d/copy").await.unwrap()), (b"xyz".to_vec(), b"12345".to_vec()));
+}
+
+pub async fn slices_are_read_and_kept(t: Tester) {
+    let whole: Vec<u8> = (0..200_000_u32).map(|n| (n / 700) as u8).collect();
+    let (size, lineage) = (whole.len() as u64, SystemClock.lineage());
+    let rows: Vec<_> = whole.chunks(CHUNK_BYTES as usize).map(|row| Some(Bytes::copy_from_slice(row))).collect();
+    let (mut ops, put) = chunked("d/a", lineage, CHUNK_BYTES, size, &rows);
+    ops.push(Op::Put(put));
+    t.run_all(ops).await.unwrap();
+    let first = t.file("d/a").await.unwrap();
+    let Body::Chunked { manifest, .. } = Body::open(&*t.store, &first).await.unwrap() else { panic!("a chunked body") };
+    let rows: Vec<VersionId> = manifest.entries.iter().flatten().copied().collect();
+
+    // One slice of each row is replaced.
+    let mut cut = manifest.cut(size).unwrap();
+    let mut expected = whole.clone();
+    let mut ops = Vec::new();
+    for slice in [2, 12] {
+        let row = BodyRow { id: id(), lineage, dir: dir("d"), data: Bytes::from_static(b"short"), mount: "m".into() };
+        cut.entries[slice] = Some(row.id);
+        let start = slice * SMALL_CHUNK_BYTES as usize;
+        let end = whole.len().min(start + SMALL_CHUNK_BYTES as usize);
+        expected[start..end].fill(0);
+        expected[start..start + 5].copy_from_slice(b"short");
+        ops.push(Op::Body(row));
+    }
+    let put = put_of_manifest("d/a", lineage, &cut, size, layout::encode(&cut.entries));
+    ops.push(Op::Put(Put { grown: Some(Grown { base: first.id, added: rows.clone() }), ..put }));
+    t.run_all(ops).await.unwrap();
+    let second = t.file("d/a").await.unwrap();
+    assert!(t.bytes(&second).await == expected && t.bytes(&first).await == whole);
+    let body = Body::open(&*t.store, &second).await.unwrap();
+    for (offset, len) in [(0, 7), (32_760, 20), (49_150, 4), (131_070, 5), (196_600, 4_000), (16_384, 100_000)] {
+        let end = (offset + len).min(expected.len());
+        assert!(body.read(&*t.store, offset as u64, len as u64).await.unwrap() == expected[offset..end], "{len} from {offset}");
+    }
+
+    // The rows stay for as long as a version has a slice of them.
+    t.must(Op::Copy(past::copy("d/a", None, "copied"))).await;
+    assert!(t.text("copied").await.unwrap() == expected);
+    past::purge_all(&t, past::purge(PurgeScope::Key(key("d/a")))).await;
+    assert_eq!(t.server.present(&rows).await.unwrap(), [true, true]);
+    assert!(t.text("copied").await.unwrap() == expected);
+    past::purge_all(&t, past::purge(PurgeScope::Key(key("copied")))).await;
+    assert_eq!(t.server.present(&rows).await.unwrap(), [false, false]);
 }
 
 async fn manifest_of(t: &Tester, head: &Head) -> Vec<Option<VersionId>> {

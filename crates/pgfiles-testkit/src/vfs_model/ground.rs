@@ -147,6 +147,7 @@ impl Ground {
         let after = if self.on.is_timed() { Duration::from_millis(PUBLISH_AFTER_MS as u64) } else { LONG };
         config.publish_after = after;
         config.young_seconds = plan.young_seconds;
+        config.cut_after = 1;
         config.dirty_bytes_max = plan.dirty_bytes_max;
         let layers = |mode, ttl| {
             let settings = StackConfig { durability: mode, metadata_ttl: ttl, ..StackConfig::default() };

@@ -92,7 +92,7 @@ impl Vfs {
             return Ok((self.table().node(inode.no)?.facts.size, None));
         };
         let chunk = u64::from(manifest.chunk);
-        if !from.is_multiple_of(chunk) || !data.rows.own.is_empty() {
+        if !from.is_multiple_of(chunk) || !data.rows.is_empty() {
             return Ok((*size, None));
         }
         let entries = manifest.entries.get((from / chunk) as usize..).unwrap_or_default().to_vec();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pgfiles_store::batch::Durability;
 use pgfiles_store::key::Name;
 use pgfiles_store::version::Kind;
 
@@ -48,7 +49,8 @@ impl Vfs {
         if self.config.read_only {
             return Ok(());
         }
-        self.persist_dirs(Some(ino)).await;
+        // Where this commits, all that was before it is durable as well, and there is nothing left to sync.
+        self.persist_dirs(Some(ino), Durability::Sync).await;
         Ok(self.store.sync().await?)
     }
 

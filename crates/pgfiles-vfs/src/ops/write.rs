@@ -58,6 +58,7 @@ impl Vfs {
             data.appended_from = Some(0);
         }
         data.trivial = false;
+        data.written += bytes.len() as u64;
         self.changed_content(inode, data, size, kill);
         if let Content::Chunked(chunked) = &mut data.content
             && chunked.dirty.len() as u64 * u64::from(chunked.manifest.chunk) >= 2 * SPILL_BYTES as u64
@@ -193,7 +194,11 @@ impl Vfs {
             }
             Body::Chunked { lineage, manifest, leaves, size } => {
                 let manifest = Arc::unwrap_or_clone(manifest);
-                Content::Chunked(Box::new(Chunked::of_row(data.of, lineage, manifest, leaves.to_vec(), size)))
+                let mut chunked = Chunked::of_row(data.of, lineage, manifest, leaves.to_vec(), size);
+                if data.small_syncs >= self.config.cut_after {
+                    chunked.cut(&mut data.rows);
+                }
+                Content::Chunked(Box::new(chunked))
             }
         };
         Ok(())
@@ -250,8 +255,7 @@ impl Vfs {
                 data.of = self.table().node(inode.no)?.facts.content();
                 data.trivial = true;
             }
-            let own: Vec<_> = data.rows.own.drain().collect();
-            data.rows.garbage.extend(own);
+            data.rows.drop_all();
             data.content = Content::Whole(Vec::new());
         } else {
             self.change(inode, data, &key, Edit::Size(size)).await?;

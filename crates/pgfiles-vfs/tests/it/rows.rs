@@ -675,3 +675,43 @@ async fn a_listing_shows_what_was_moved_over_a_name_by_its_number() {
     other.list(InodeNo::ROOT).await;
     assert_eq!(other.lookup(InodeNo::ROOT, "b").await, Some(moved));
 }
+
+#[tokio::test]
+async fn a_file_that_is_synced_often_goes_on_in_small_chunks() {
+    let t = Bench::new();
+    let mut expected: Vec<u8> = (0..700_000_u32).map(|n| (n / 900) as u8).collect();
+    t.put("log", &expected).await;
+    let ino = t.lookup(InodeNo::ROOT, "log").await.unwrap();
+    let chunk = async || t.versions("log").await[0].meta.layout.map(|layout| layout.chunk);
+    let handle = t.vfs.open(ino, OpenMode { write: true, ..OpenMode::default() }, ROOT).await.unwrap().handle;
+    let overwrite = async |expected: &mut Vec<u8>, n: usize, len: usize| {
+        let (at, bytes) = (n * 31_337 % 600_000, vec![n as u8; len]);
+        t.write(handle, at as u64, &bytes).await;
+        expected[at..at + len].copy_from_slice(&bytes);
+        t.vfs.fsync(handle, true).await.unwrap();
+    };
+    for n in 0..8 {
+        overwrite(&mut expected, n, 100).await;
+    }
+    assert_eq!(chunk().await, Some(128 << 10), "not at once");
+    overwrite(&mut expected, 8, 20_000).await;
+    for n in 9..17 {
+        overwrite(&mut expected, n, 100).await;
+    }
+    assert_eq!(chunk().await, Some(16 << 10), "eight in a row, and more in one of them counts from the beginning");
+    assert!(t.read("log").await == expected);
+    // Rows of the version in progress stay while a slice of them is used, and go after the last.
+    let rows_of = async || t.server.usage(&Prefix::new("p/").unwrap()).await.unwrap();
+    for n in 17..60 {
+        overwrite(&mut expected, n, 100).await;
+        assert!(t.read("log").await == expected, "after {n}");
+    }
+    for at in (0..700_000).step_by(4_000) {
+        t.write(handle, at as u64, &expected[at..(at + 4_000).min(700_000)]).await;
+        t.vfs.fsync(handle, true).await.unwrap();
+    }
+    assert!(t.read("log").await == expected && t.versions("log").await.len() == 2);
+    let kept = rows_of().await;
+    assert!((1_400_000..1_400_100).contains(&kept.body_bytes), "every row that nothing names is gone: {kept:?}");
+    t.close(handle).await;
+}

@@ -216,8 +216,10 @@ impl<'a> Steps<'a> {
         }
         let mut out = BytesMut::new();
         for (index, chunk) in chunks.iter().enumerate() {
-            if let Some(id) = chunk {
-                out.extend_from_slice(self.bodies.get(id).ok_or_else(elsewhere)?);
+            if let Some((row, skip)) = chunk.map(layout::row_of) {
+                let bytes = self.bodies.get(&row).ok_or_else(elsewhere)?;
+                let bytes = bytes.get(skip as usize..).unwrap_or_default();
+                out.extend_from_slice(&bytes[..bytes.len().min(found.chunk as usize)]);
             }
             let end = (index as u64 + 1) * u64::from(found.chunk);
             out.resize(usize::try_from(end.min(meta.size)).map_err(|_| elsewhere())?, 0);

@@ -38,10 +38,11 @@ pub fn put(content: Content, mount: &Arc<str>, clock: &dyn Clock) -> Vec<Op> {
         let lineage = clock.lineage();
         let mut rows = Rows { ops: &mut ops, lineage, key: &key, mount, clock };
         let manifest = rows.chunks(&data);
-        meta.etag = Some(layout::manifest_etag(&manifest, size));
+        let root = rows.root(&manifest);
+        meta.etag = Some(layout::manifest_etag(&manifest, size, &root));
         meta.layout = Some(manifest.layout());
         meta.lineage = Some(lineage);
-        rows.root(&manifest)
+        root
     };
     let defaults = Meta { ino: Some(clock.ino()), ..Meta::default() };
     ops.push(Op::Put(Put {

@@ -1,5 +1,5 @@
 //! Guesses from what was missed in a directory what will be asked for next: who stats two of its names will stat more, who
-//! reads two of its small files will read those that come after.
+//! reads two of its small files, or lists two of its directories, will go on with those that come after.
 //!
 //! Pure bookkeeping of the directories in use; what is fetched is decided with it in [`super::Cache`].
 
@@ -24,6 +24,10 @@ const NAMES_MAX: u32 = 2_000;
 const FILES_MIN: usize = 32;
 /// Files that are fetched along at most.
 const FILES_MAX: usize = 256;
+/// Directories that are listed along with the second.
+const DIRS_ALONG_MIN: usize = 2;
+/// Directories that are listed along at most.
+const DIRS_ALONG_MAX: usize = 16;
 
 /// See the module.
 #[derive(Default)]
@@ -42,6 +46,8 @@ struct Dir {
     next: Option<Cursor>,
     /// Files that were fetched along the last time.
     files: Option<usize>,
+    /// Directories in it that were listed along with another the last time.
+    dirs: Option<usize>,
 }
 
 impl Ahead {
@@ -81,6 +87,19 @@ impl Ahead {
         files
     }
 
+    /// A directory in `parent` had to be listed by the server: how many of those after it to list along.
+    pub fn dir_missed(&self, parent: &Prefix) -> usize {
+        let mut dirs = self.lock();
+        let found = used(&mut dirs, parent);
+        let along = match found.dirs {
+            None => 0,
+            Some(0) => DIRS_ALONG_MIN,
+            Some(before) => (before * 2).min(DIRS_ALONG_MAX),
+        };
+        found.dirs = Some(along);
+        along
+    }
+
     /// What was fetched along was of no use.
     pub fn misled(&self, dir: &Prefix) {
         used(&mut self.lock(), dir).files = None;
@@ -99,7 +118,7 @@ fn used<'d>(dirs: &'d mut VecDeque<Dir>, dir: &Prefix) -> &'d mut Dir {
     if found.is_none() && dirs.len() == DIRS_MAX {
         dirs.pop_front();
     }
-    dirs.push_back(found.unwrap_or_else(|| Dir { dir: dir.clone(), names: 0, pages: 0, next: None, files: None }));
+    dirs.push_back(found.unwrap_or_else(|| Dir { dir: dir.clone(), names: 0, pages: 0, next: None, files: None, dirs: None }));
     let last = dirs.len() - 1;
     &mut dirs[last]
 }
@@ -135,6 +154,8 @@ mod tests {
         assert_eq!(counts, [0, FILES_MIN, FILES_MIN * 4, FILES_MAX]);
         ahead.misled(&dir);
         assert_eq!(ahead.file_missed(&dir), 0);
+        let counts: Vec<usize> = (0..6).map(|_| ahead.dir_missed(&dir)).collect();
+        assert_eq!(counts, [0, DIRS_ALONG_MIN, 4, 8, DIRS_ALONG_MAX, DIRS_ALONG_MAX]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use crate::batch::{Batch, Op, Outcome};
@@ -40,6 +41,8 @@ const FETCH_BYTES_MAX: usize = 8 << 20;
 const BESIDE_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Chunks of that size, sent without a version, are not kept.
 const STREAMED_BYTES_MIN: usize = 64 << 10;
+/// Names of a page that is fetched along with another, and of that one.
+const NAMES_ALONG_MAX: u32 = 500;
 /// The bytes that are fetched along with a file.
 const BESIDE_BYTES_MAX: u64 = 2 << 20;
 
@@ -144,6 +147,28 @@ impl Cache {
             }
             from = page.next;
         }
+    }
+
+    /// The first page of a directory. Who walks a tree gets those of the directories after it with it, so that the server makes
+    /// one while another is taken in.
+    async fn list_along(&self, dir: &Prefix, limit: u32, inline_max: u32) -> Result<Page> {
+        let along = match dir.marker().filter(|_| self.inner.is_quiet()) {
+            Some(marker) => self.heads.dirs_after(&marker, self.ahead.dir_missed(&marker.parent())),
+            None => Vec::new(),
+        };
+        if along.is_empty() {
+            return self.list_below(dir, None, limit, inline_max).await;
+        }
+        let dirs = std::iter::once(dir.clone()).chain(along);
+        let lists = dirs.map(|dir| async move { self.list_below(&dir, None, limit.min(NAMES_ALONG_MAX), inline_max).await });
+        let mut pages = stream::iter(lists).buffered(2);
+        let page = pages.next().await.unwrap_or_else(|| Ok(Page::default()));
+        while let Some(along) = pages.next().await {
+            if let Err(error) = along {
+                tracing::debug!(%error, "listing a directory along with another failed");
+            }
+        }
+        page
     }
 
     async fn list_below(&self, dir: &Prefix, from: Option<&Cursor>, limit: u32, inline_max: u32) -> Result<Page> {
@@ -383,6 +408,7 @@ impl Store for Cache {
         }
         match place {
             Some(place) => self.list_after(dir, place, limit, inline_max).await,
+            None if from.is_none() => self.list_along(dir, limit, inline_max).await,
             None => self.list_below(dir, from, limit, inline_max).await,
         }
     }
@@ -399,6 +425,26 @@ impl Store for Cache {
             keys.extend(touched.map(|block| Wanted::whole(key(block), part.len.max(CHUNK_BYTES))));
         }
         let blocks = self.blocks(keys.into_iter()).await.inspect_err(|error| self.misled(error))?;
+        Ok(parts.iter().map(|part| assemble(part, &blocks)).collect())
+    }
+
+    async fn read_once(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
+        let mut blocks = HashMap::new();
+        for part in parts {
+            let Some(touched) = BlockKey::of(part) else { return self.inner.read(parts).await };
+            for block in touched {
+                let key = BlockKey { id: part.id, lineage: part.lineage, block };
+                let found = match self.data.in_memory(&key) {
+                    Some(bytes) => Some(bytes),
+                    None => self.data.on_disk(vec![key]).await.pop().flatten(),
+                };
+                let Some(bytes) = found else {
+                    self.data.missed(1);
+                    return self.inner.read(parts).await.inspect_err(|error| self.misled(error));
+                };
+                blocks.insert(key, bytes);
+            }
+        }
         Ok(parts.iter().map(|part| assemble(part, &blocks)).collect())
     }
 

@@ -88,9 +88,7 @@ impl Log {
             }
             let server = self.server().await?;
             let began = lock(&self.journal).begin();
-            self.inner.sync().await?;
-            // The server that synced is the one that made the commits only if its life is still the same afterwards.
-            if self.inner.position().await?.life == server.life {
+            if self.inner.sync_in(&server.life).await? {
                 lock(&self.journal).durable(began);
                 return Ok(());
             }
@@ -105,8 +103,7 @@ impl Log {
         for _ in 0..CHANGES_MAX {
             let server = self.server().await?;
             let report = self.inner.purge(purge).await?;
-            self.inner.sync().await?;
-            let is_same = self.inner.position().await?.life == server.life;
+            let is_same = self.inner.sync_in(&server.life).await?;
             // What a crash forgot is removed, and counted, again.
             removed = if removed.rows > report.rows { PurgeReport { next: report.next, ..removed } } else { report };
             if is_same {

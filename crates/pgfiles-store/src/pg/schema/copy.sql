@@ -41,12 +41,6 @@ BEGIN
   body := NULL;
 END $$;
 
--- The slots of a manifest in order; a hole is NULL.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_slots(manifest bytea) RETURNS TABLE(ord int, entry uuid) LANGUAGE sql IMMUTABLE AS $$
-  SELECT i, nullif(encode(substring(d FROM i * 16 + 1 FOR 16), 'hex')::uuid, '00000000-0000-0000-0000-000000000000')
-  FROM (SELECT manifest || ''::bytea AS d OFFSET 0) flat, generate_series(0, octet_length(manifest) / 16 - 1) i
-$$;
-
 -- Copies the body rows of a manifest to the directory of dst, in a lineage of their own.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_clone_bodies(meta jsonb, source bytea, dst text, OUT lin jsonb, OUT manifest bytea)
 LANGUAGE plpgsql AS $$
@@ -74,15 +68,20 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_body_key(file text, lineage uuid, id
   SELECT '/' || @schema@.pgfiles_parent(file) || replace(lineage::text, '-', '') || '/' || replace(id::text, '-', '')
 $$;
 
+-- Slices stay slices, for which the ids of the copies have the digit 7.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_clone_rows(source bytea, old_lin text, lineage uuid, dst text) RETURNS bytea LANGUAGE plpgsql AS $$
 DECLARE manifest bytea;
 BEGIN
-  WITH slots AS MATERIALIZED (SELECT s.ord, s.entry, gen_random_uuid() AS fresh FROM @schema@.pgfiles_slots(source) s),
+  WITH slots AS MATERIALIZED (SELECT * FROM @schema@.pgfiles_slots(source)),
+  fresh AS MATERIALIZED (SELECT d.entry, set_byte(b, 6, get_byte(b, 6) & 15 | 112) AS id
+    FROM (SELECT DISTINCT s.entry FROM slots s) d, LATERAL (SELECT uuid_send(gen_random_uuid()) AS b WHERE d.entry IS NOT NULL OFFSET 0) made),
   copied AS (INSERT INTO @schema@.pgfiles(id, key, meta, data)
-    SELECT s.fresh, @schema@.pgfiles_body_key(dst, lineage, s.fresh), b.meta || jsonb_build_object('lin', lineage), b.data
-    FROM slots s JOIN @schema@.pgfiles b ON b.id = s.entry AND b.meta->>'lin' = old_lin RETURNING id)
-  SELECT string_agg(coalesce(uuid_send(c.id), '\x00000000000000000000000000000000'), ''::bytea ORDER BY s.ord)
-    INTO manifest FROM slots s LEFT JOIN copied c ON c.id = s.fresh;
+    SELECT c.id, @schema@.pgfiles_body_key(dst, lineage, c.id), b.meta || jsonb_build_object('lin', lineage), b.data
+    FROM (SELECT f.entry, encode(f.id, 'hex')::uuid AS id FROM fresh f) c JOIN @schema@.pgfiles b ON b.id = c.entry AND b.meta->>'lin' = old_lin
+    RETURNING id)
+  SELECT string_agg(CASE WHEN c.id IS NULL THEN '\x00000000000000000000000000000000'
+      WHEN s.slice IS NULL THEN f.id ELSE set_byte(f.id, 6, get_byte(f.id, 6) & 15 | (8 + s.slice) << 4) END, ''::bytea ORDER BY s.ord)
+    INTO manifest FROM slots s LEFT JOIN fresh f ON f.entry = s.entry LEFT JOIN copied c ON uuid_send(c.id) = f.id;
   RETURN coalesce(manifest, '');
 END $$;
 

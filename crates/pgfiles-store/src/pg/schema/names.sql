@@ -47,12 +47,20 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_twin_id(id uuid, key text) RETURNS u
   FROM (SELECT substr(uuid_send(id), 1, 6) || substr(sha256(convert_to(id::text || key, 'UTF8')), 1, 10) AS b OFFSET 0) made
 $$;
 
--- The entries of a manifest, holes left out.
+-- The slots of a manifest in order: the row of each and, where the entry names an eighth of the row, which (0 to 7; then the
+-- digit that is 7 in the row's id is 8 to f). A hole is NULL.
+DROP FUNCTION IF EXISTS @schema@.pgfiles_slots(bytea);
+CREATE FUNCTION @schema@.pgfiles_slots(manifest bytea) RETURNS TABLE(ord int, entry uuid, slice int) LANGUAGE sql IMMUTABLE AS $$
+  SELECT i, nullif(encode(CASE WHEN digit < 8 THEN e ELSE set_byte(e, 6, get_byte(e, 6) & 15 | 112) END, 'hex')::uuid,
+    '00000000-0000-0000-0000-000000000000'), CASE WHEN digit >= 8 THEN digit - 8 END
+  FROM (SELECT i, e, get_byte(e, 6) >> 4 AS digit
+    FROM (SELECT manifest || ''::bytea AS d OFFSET 0) flat, generate_series(0, octet_length(manifest) / 16 - 1) i,
+      LATERAL (SELECT substring(d FROM i * 16 + 1 FOR 16) AS e OFFSET 0) cut) slots
+$$;
+
+-- The rows that a manifest names, holes left out; as often as it does.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_entries(manifest bytea) RETURNS SETOF uuid LANGUAGE sql IMMUTABLE AS $$
-  SELECT e FROM (
-    SELECT encode(substring(d FROM i * 16 + 1 FOR 16), 'hex')::uuid AS e
-    FROM (SELECT manifest || ''::bytea AS d OFFSET 0) flat, generate_series(0, octet_length(manifest) / 16 - 1) i) all_entries
-  WHERE e <> '00000000-0000-0000-0000-000000000000'
+  SELECT s.entry FROM @schema@.pgfiles_slots(manifest) s WHERE s.entry IS NOT NULL
 $$;
 
 -- What the fields of content are: a new version takes none of them from its predecessor (Meta::OF_CONTENT, and our own marks).

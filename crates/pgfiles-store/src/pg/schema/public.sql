@@ -63,7 +63,9 @@ BEGIN
   SELECT string_agg(CASE WHEN b.data IS NULL THEN z.zeros WHEN octet_length(b.data) >= chunk THEN b.data
       ELSE b.data || substring(z.zeros FROM 1 FOR chunk - octet_length(b.data)) END, ''::bytea ORDER BY s.ord) AS bytes,
     count(*) FILTER (WHERE s.entry IS NOT NULL AND b.id IS NULL) AS missing INTO r
-    FROM @schema@.pgfiles_slots(manifest) s LEFT JOIN @schema@.pgfiles b ON b.id = s.entry AND b.meta->>'lin' = lin,
+    FROM @schema@.pgfiles_slots(manifest) s LEFT JOIN LATERAL (SELECT b.id,
+        CASE WHEN s.slice IS NULL THEN b.data ELSE substring(b.data FROM s.slice * chunk + 1 FOR chunk) END AS data
+      FROM @schema@.pgfiles b WHERE b.id = s.entry AND b.meta->>'lin' = lin) b ON true,
       (SELECT decode(repeat('00', chunk), 'hex') AS zeros OFFSET 0) z
     WHERE s.ord < ceil(size::numeric / chunk);
   IF r.missing > 0 THEN RAISE EXCEPTION '% chunks are missing', r.missing USING ERRCODE = 'data_corrupted'; END IF;

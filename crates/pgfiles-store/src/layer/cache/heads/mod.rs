@@ -255,6 +255,24 @@ impl Heads {
         out
     }
 
+    /// The directories that come after one in the directory that holds it, and are not known in full: at most `count`.
+    pub fn dirs_after(&self, dir: &Key, count: usize) -> Vec<Prefix> {
+        let now = Instant::now();
+        let mut known = self.lock();
+        let trusted = |at: Instant| now.saturating_duration_since(at) < self.ttl;
+        let (parent, name) = split(dir);
+        let Some(listing) = known.dirs.get_mut(parent) else { return Vec::new() };
+        let (names, order) = listing.ordered();
+        let after = order.range::<str, _>((Bound::Excluded(&*format!("{name}/")), Bound::Unbounded));
+        let is_dir = |place: &&Box<str>| {
+            let known = place.strip_suffix('/').and_then(|name| names.get(name));
+            known.is_some_and(|known| matches!(known.entry, Some(Entry::Dir(_))) && trusted(known.at))
+        };
+        let dirs: Vec<String> = after.filter(is_dir).take(count).map(|place| format!("{parent}{place}")).collect();
+        let is_open = |dir: &String| !known.dirs.get(dir.as_str()).is_some_and(|listing| listing.complete.is_some_and(trusted));
+        dirs.iter().filter(|dir| is_open(dir)).filter_map(|dir| Prefix::new(dir).ok()).collect()
+    }
+
     /// How many directories a directory holds; `None`: it is not known in full.
     pub fn subdirs(&self, dir: &Prefix) -> Option<u32> {
         let now = Instant::now();
