@@ -6,7 +6,7 @@
 DROP FUNCTION IF EXISTS @schema@.pgfiles_put(uuid, text, jsonb, jsonb, bytea, jsonb, uuid, uuid[], bool, jsonb, int);
 DROP FUNCTION IF EXISTS @schema@.pgfiles_check_bodies(text, jsonb, bytea, int),
   @schema@.pgfiles_setattr(text, jsonb, jsonb, jsonb, bool, jsonb, int), @schema@.pgfiles_remove(uuid, text, jsonb, jsonb, int),
-  @schema@.pgfiles_rename(jsonb, jsonb, int);
+  @schema@.pgfiles_rename(jsonb, jsonb, int), @schema@.pgfiles_put_new(jsonb, bytea[], jsonb);
 
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_fail(code text, n int, message text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -133,31 +133,6 @@ BEGIN
     lost := lost + 1;
     IF lost > 1 THEN PERFORM pg_advisory_xact_lock(hashtextextended(k, 7102)); END IF;
   END LOOP;
-END $$;
-
--- The commonest change of all in one statement: a new file, or an empty directory, where there is nothing, in a directory with
--- a live marker (or at the top). NULL where it is anything else, or somebody comes first: then nothing was done. The same row
--- as of pgfiles_put.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_put_new(op jsonb, bodies bytea[], srv jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE k text := op->>'key'; dir text := @schema@.pgfiles_parent(k); absent bool := op @> '{"expect":{"absent":true}}'; made jsonb; done text;
-BEGIN
-  -- Who creates a file says its inode number; who only writes one does not.
-  IF NOT (op @> '{"expect":null,"extends":null}' OR absent AND op @> '{"extends":null}') OR NOT op->'meta' ?& '{kind,ino}'
-     OR op->'meta' ? 'lin' OR left(k, 1) = '/' OR dir = '/' OR k IN ('', './') OR row_security_active('@schema@.pgfiles'::regclass) THEN
-    RETURN NULL;
-  END IF;
-  IF dir <> '' THEN done := pg_advisory_xact_lock_shared(7101, hashtext(dir) & 1023)::text; END IF;
-  INSERT INTO @schema@.pgfiles(id, key, meta, data)
-    SELECT (op->>'id')::uuid, k, coalesce(op->'defaults', '{}') || (op->'meta') || srv || '{"version":1}',
-      CASE WHEN jsonb_typeof(op->'body') = 'number' THEN bodies[(op->>'body')::int] END
-    WHERE (dir = '' OR (SELECT NOT p.meta @> '{"deleted":true}' FROM @schema@.pgfiles p WHERE p.key = dir
-        ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1))
-      AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k)
-      AND (NOT absent OR NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = rtrim(k, '/'))
-        AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key ~>=~ (rtrim(k, '/') || '/') AND p.key ~<~ (rtrim(k, '/') || '0')))
-      AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.meta ? 'listen')
-    ON CONFLICT DO NOTHING RETURNING meta INTO made;
-  RETURN CASE WHEN made IS NOT NULL THEN jsonb_build_object('id', op->'id', 'key', k, 'meta', made) END;
 END $$;
 
 -- Removes body rows of a lineage that only a version just replaced used. Those that other versions may use stay: of these, all

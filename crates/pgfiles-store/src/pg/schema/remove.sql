@@ -36,6 +36,15 @@ BEGIN
   IF right(k, 1) = '/' OR left(k, 1) = '/' THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, to_json(k) || ' is not the key of a file');
   END IF;
+  IF alive AND expect IS NULL THEN
+    -- The commonest in one statement: a live file of one name. Anything else, and a race that is lost, inserts nothing.
+    INSERT INTO @schema@.pgfiles(id, key, meta)
+      SELECT new_id, k, @schema@.pgfiles_tombstone(k, f.meta, NULL) || srv
+      FROM (SELECT p.id, p.meta FROM @schema@.pgfiles p WHERE p.key = k ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) f
+      WHERE NOT f.meta ?| '{deleted,hard_link}'
+      ON CONFLICT DO NOTHING RETURNING meta INTO made;
+    IF FOUND THEN RETURN jsonb_build_object('id', new_id, 'key', k, 'meta', made, 'also', NULL); END IF;
+  END IF;
   IF alive IS NOT TRUE THEN PERFORM @schema@.pgfiles_revives(k); END IF; -- for its lock
   LOOP
     SELECT p.id, p.meta INTO h FROM @schema@.pgfiles p WHERE p.key = k

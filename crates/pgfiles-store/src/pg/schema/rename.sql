@@ -74,7 +74,7 @@ BEGIN
       ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1) p ON true;
   END IF;
   moves := @schema@.pgfiles_is_young(src, h.id, h.meta, op->'young');
-  fenced := @schema@.pgfiles_crosses(src, dst);
+  fenced := @schema@.pgfiles_parent(src) <> @schema@.pgfiles_parent(dst) AND @schema@.pgfiles_crosses(src, dst);
   <<race>> LOOP
   IF jsonb_typeof(op->'expect_to') = 'object' THEN
     PERFORM @schema@.pgfiles_expect(op->'expect_to', dst, t.id, t.meta, n);

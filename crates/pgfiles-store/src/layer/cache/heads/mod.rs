@@ -263,8 +263,8 @@ impl Heads {
         let (parent, name) = split(dir);
         let Some(listing) = known.dirs.get_mut(parent) else { return Vec::new() };
         let (names, order) = listing.ordered();
-        let after = order.range::<str, _>((Bound::Excluded(&*format!("{name}/")), Bound::Unbounded));
-        let is_dir = |place: &&Box<str>| {
+        let after = order.range::<str, _>((Bound::Excluded(&*format!("{name}/")), Bound::Unbounded)).map(|place| &**place);
+        let is_dir = |place: &&str| {
             let known = place.strip_suffix('/').and_then(|name| names.get(name));
             known.is_some_and(|known| matches!(known.entry, Some(Entry::Dir(_))) && trusted(known.at))
         };
