@@ -147,6 +147,8 @@ pub struct Vfs {
     dirty_bytes: AtomicU64,
     /// Batches of body rows on their way, over all files.
     spills: Arc<Semaphore>,
+    /// Files that are published without anyone waiting for it.
+    background: Semaphore,
     usage: Mutex<Option<(Instant, Usage)>>,
     /// For a mount that shares its prefix with others.
     locking: Option<locking::Locking>,
@@ -197,6 +199,7 @@ impl Vfs {
             due_changed: Arc::new(Notify::new()),
             dirty_bytes: AtomicU64::new(0),
             spills: Arc::new(Semaphore::new(buffer::SPILLS_AT_ONCE)),
+            background: Semaphore::new(publish::BACKGROUND_MAX),
             usage: Mutex::new(None),
             closing: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),

@@ -27,6 +27,10 @@ use crate::progress::{self, Activity};
 
 /// How long a creation or truncation without data may wait for its data after a close.
 pub(crate) const TRIVIAL_AFTER: Duration = Duration::from_millis(50);
+/// More unpublished files than that, and a creation without data waits no longer.
+pub(crate) const TRIVIAL_MAX: usize = 64;
+/// Files that are published in the background at once.
+pub(crate) const BACKGROUND_MAX: usize = 16;
 /// How long the times of a directory may be ahead of its marker.
 const DIR_TIMES_AFTER: Duration = Duration::from_secs(1);
 /// Directories whose times are written in one batch.
@@ -46,6 +50,11 @@ pub(crate) struct Due {
 impl Due {
     pub fn files(&self) -> impl Iterator<Item = (InodeNo, Option<&VfsError>)> {
         self.files.iter().map(|(no, (_, error))| (*no, error.as_ref()))
+    }
+
+    /// How many files are unpublished.
+    pub fn count(&self) -> usize {
+        self.files.len()
     }
 
     fn next(&self) -> Option<Instant> {
@@ -163,6 +172,7 @@ impl Vfs {
             };
             let vfs = self.clone();
             self.runtime.spawn(Activity::new().run(async move {
+                let Ok(_turn) = progress::for_anyone(vfs.background.acquire()).await else { return };
                 if let Err(error) = vfs.publish(&inode, Durability::Async).await {
                     tracing::warn!(ino = inode.no.0, %error, "publishing in the background failed; the data is kept");
                     inode.data.lock().await.keep_error(error);

@@ -76,7 +76,7 @@ impl Default for PgOptions {
             application_name: "pgfiles".into(),
             request_timeout: Duration::from_secs(10),
             long_timeout: Duration::from_secs(3600),
-            idle_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(20),
         }
     }
 }

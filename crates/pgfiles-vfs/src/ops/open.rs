@@ -109,7 +109,8 @@ impl Vfs {
     }
 
     /// A descriptor is closed: what was written is published before the answer. A mere creation or truncation waits for
-    /// its data (docs/semantics.md, 5). A descriptor that only reads has nothing to publish and is told of no one's failure.
+    /// its data (docs/semantics.md, 5), but not where many do already: who makes files faster than the server takes them waits for
+    /// it. A descriptor that only reads has nothing to publish and is told of no one's failure.
     ///
     /// # Errors
     /// What publishing met, now or since it was last asked for.
@@ -120,7 +121,7 @@ impl Vfs {
         }
         if self.is_unpublished(file.inode.no) {
             let trivial = file.inode.data.lock().await.trivial;
-            if trivial {
+            if trivial && self.due().count() <= crate::publish::TRIVIAL_MAX {
                 self.arm(
                     file.inode.no,
                     crate::publish::TRIVIAL_AFTER.min(self.config.publish_after.max(Duration::from_millis(1))),

@@ -715,3 +715,15 @@ async fn a_file_that_is_synced_often_goes_on_in_small_chunks() {
     assert!((1_400_000..1_400_100).contains(&kept.body_bytes), "every row that nothing names is gone: {kept:?}");
     t.close(handle).await;
 }
+
+#[tokio::test]
+async fn who_makes_empty_files_faster_than_they_are_taken_waits() {
+    let t = Bench::new();
+    for n in 0..300 {
+        // Their last descriptors are closed and the kernel has not said so yet.
+        let (handle, _) = t.create(InodeNo::ROOT, &format!("{n}"), TRUNCATE).await;
+        t.vfs.flush_handle(handle).await.unwrap();
+    }
+    let there = t.server.tree(&Prefix::new("p/").unwrap(), None, 1_000).await.unwrap().len();
+    assert!((230..300).contains(&there), "{there} of 300: most are, and the last ones wait for their data");
+}
