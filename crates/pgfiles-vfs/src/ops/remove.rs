@@ -74,6 +74,8 @@ impl Vfs {
         };
         let _moves = self.moves.read().await;
         let locks = super::rename::lock_names(&dir, &inner).await;
+        // Its times may be on their way to its marker: an answer that came after the removal would bring it back to the cache.
+        let data = inner.data.lock().await;
         let (prefix, marker) = {
             let table = self.table();
             if table.child(parent, &name) != Some(no) {
@@ -95,6 +97,7 @@ impl Vfs {
             table.unlink(parent, &name);
         }
         self.stamp_dir(parent);
+        drop(data);
         drop(locks);
         drop(inner);
         self.table().tidy(no);
