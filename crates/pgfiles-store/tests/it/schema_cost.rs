@@ -66,7 +66,7 @@ async fn listings_cost_what_they_show() {
             ("SELECT * FROM pgfiles_dir('dead/', NULL, 1000, 0)", 3000 * 8),
             // The past: what lies below subdirectories is not walked either.
             ("SELECT * FROM pgfiles_list_as_of('p/', 'infinity'::timestamptz)", 100),
-            ("SELECT * FROM pgfiles_list_as_of('wide/', 'infinity'::timestamptz)", 300 * 35),
+            ("SELECT * FROM pgfiles_list_as_of('wide/', 'infinity'::timestamptz)", 300 * 45),
             ("SELECT * FROM pgfiles_list_as_of('hot/', 'infinity'::timestamptz)", 100 * 8),
             ("SELECT * FROM pgfiles_tree('hot/', NULL, 1000)", 100 * 20),
             ("SELECT pgfiles_read('hot/f7')", 24),
