@@ -76,28 +76,12 @@ impl Ahead {
 
     /// A file had to be read from the server: how many others to fetch along.
     pub fn file_missed(&self, dir: &Prefix) -> usize {
-        let mut dirs = self.lock();
-        let found = used(&mut dirs, dir);
-        let files = match found.files {
-            None => 0,
-            Some(0) => FILES_MIN,
-            Some(before) => (before * 4).min(FILES_MAX),
-        };
-        found.files = Some(files);
-        files
+        grow(&mut used(&mut self.lock(), dir).files, FILES_MIN, 4, FILES_MAX)
     }
 
     /// A directory in `parent` had to be listed by the server: how many of those after it to list along.
     pub fn dir_missed(&self, parent: &Prefix) -> usize {
-        let mut dirs = self.lock();
-        let found = used(&mut dirs, parent);
-        let along = match found.dirs {
-            None => 0,
-            Some(0) => DIRS_ALONG_MIN,
-            Some(before) => (before * 2).min(DIRS_ALONG_MAX),
-        };
-        found.dirs = Some(along);
-        along
+        grow(&mut used(&mut self.lock(), parent).dirs, DIRS_ALONG_MIN, 2, DIRS_ALONG_MAX)
     }
 
     /// What was fetched along was of no use.
@@ -108,6 +92,15 @@ impl Ahead {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Dir>> {
         self.dirs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// How many come along with this one: none with the first, `min` with the second, then `by` times as many, up to `max`.
+fn grow(along: &mut Option<usize>, min: usize, by: usize, max: usize) -> usize {
+    *along.insert(match *along {
+        None => 0,
+        Some(0) => min,
+        Some(before) => (before * by).min(max),
+    })
 }
 
 fn used<'d>(dirs: &'d mut VecDeque<Dir>, dir: &Prefix) -> &'d mut Dir {
