@@ -419,7 +419,7 @@ impl Vfs {
         }
     }
 
-    /// The rows that go with the [`Put`]: what is still dirty, and the leaves. Costs what changed: a manifest may be large.
+    /// The rows that go with the [`Put`]: what is still dirty, and the leaves that it touches.
     fn last_rows(&self, chunked: &Chunked, dir: &Prefix) -> Written {
         let manifest = &chunked.manifest;
         let (mut rows, mut chunks, mut leaves) = (Vec::new(), BTreeMap::new(), Vec::new());

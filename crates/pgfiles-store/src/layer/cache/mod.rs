@@ -162,13 +162,15 @@ impl Cache {
         let dirs = std::iter::once(dir.clone()).chain(along);
         let lists = dirs.map(|dir| async move { self.list_below(&dir, None, limit.min(NAMES_ALONG_MAX), inline_max).await });
         let mut pages = stream::iter(lists).buffered(2);
-        let page = pages.next().await.unwrap_or_else(|| Ok(Page::default()));
+        // Where one fails the others are not tried: each would be asked for as long as the first.
+        let page = pages.next().await.transpose()?.unwrap_or_default();
         while let Some(along) = pages.next().await {
             if let Err(error) = along {
                 tracing::debug!(%error, "listing a directory along with another failed");
+                break;
             }
         }
-        page
+        Ok(page)
     }
 
     async fn list_below(&self, dir: &Prefix, from: Option<&Cursor>, limit: u32, inline_max: u32) -> Result<Page> {
