@@ -10,6 +10,7 @@ pub mod batch;
 pub mod body;
 pub mod clock;
 pub mod error;
+mod field;
 pub mod key;
 pub mod layer;
 pub mod layout;

@@ -10,9 +10,11 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::field::Field;
 use crate::key::Key;
 
 /// The `id` of a row: stands for one content for ever. Made by the client, so that a resent write is recognised.
@@ -196,56 +198,109 @@ pub struct Meta {
     pub fault: Option<String>,
 }
 
+/// A row's `meta` as it is read: its fields, and the number, which a [`Head`] keeps apart.
+#[derive(Debug, Default)]
+pub(crate) struct RowMeta {
+    /// 0 where the row says none.
+    pub version: u64,
+    pub meta: Meta,
+}
+
+impl RowMeta {
+    /// Never fails.
+    pub fn parse(value: Value) -> Self {
+        Self::deserialize(value).unwrap_or_else(|error| Self::absurd(&error))
+    }
+
+    /// The same of JSON text.
+    #[cfg(feature = "pg")]
+    pub fn read(json: &[u8]) -> Self {
+        serde_json::from_slice(json).unwrap_or_else(|error| Self::absurd(&error))
+    }
+
+    fn absurd(error: &serde_json::Error) -> Self {
+        let meta = Meta { fault: Some(format!("meta is not what it must be: {error}")), ..Meta::default() };
+        Self { meta, ..Self::default() }
+    }
+}
+
+impl<'de> Deserialize<'de> for RowMeta {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RowMetaVisitor)
+    }
+}
+
+struct RowMetaVisitor;
+
+impl<'de> Visitor<'de> for RowMetaVisitor {
+    type Value = RowMeta;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<RowMeta, A::Error> {
+        let mut row = RowMeta::default();
+        while let Some((name, mut value)) = fields.next_entry::<Field<'de>, Field<'de>>()? {
+            let name = name.as_str().unwrap_or_default();
+            if name == "version" {
+                row.version = value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or(0);
+            } else if !row.meta.take(name, &mut value) {
+                row.meta.fault.get_or_insert_with(|| format!("meta.{name} is not what it must be: {}", value.take_value()));
+            }
+        }
+        Ok(row)
+    }
+}
+
 impl Meta {
     /// Reads a row's `meta`. Never fails; `version` is left to [`Head`].
     pub fn parse(value: Value) -> Self {
-        let mut meta = Self::default();
-        let Value::Object(fields) = value else {
-            meta.fault = Some("meta is not an object".into());
-            return meta;
-        };
-        for (name, value) in fields {
-            if !meta.take(&name, &value) {
-                meta.fault.get_or_insert_with(|| format!("meta.{name} is not what it must be: {value}"));
-            }
-        }
-        meta
+        RowMeta::parse(value).meta
     }
 
     /// Stores one field; false where its value is absurd.
-    fn take(&mut self, name: &str, value: &Value) -> bool {
+    fn take(&mut self, name: &str, value: &mut Field<'_>) -> bool {
         fn put<T>(slot: &mut Option<T>, found: Option<T>) -> bool {
             let believed = found.is_some();
             *slot = found;
             believed
         }
-        let text = || value.as_str().map(str::to_owned);
-        let time = || value.as_str().and_then(Timestamp::parse);
-        let id = || value.as_u64().and_then(|n| u32::try_from(n).ok());
+        fn text(value: &Field<'_>) -> Option<String> {
+            value.as_str().map(str::to_owned)
+        }
+        fn time(value: &Field<'_>) -> Option<Timestamp> {
+            value.as_str().and_then(Timestamp::parse)
+        }
+        fn id(value: &Field<'_>) -> Option<u32> {
+            value.as_u64().and_then(|n| u32::try_from(n).ok())
+        }
+        fn uuid(value: &Field<'_>) -> Option<Uuid> {
+            value.as_str().and_then(|id| id.parse().ok())
+        }
         match name {
-            "version" => true,
             "kind" => value.as_str().and_then(Kind::parse).map(|kind| self.kind = kind).is_some(),
             "size" => value.as_u64().filter(|&n| n <= i64::MAX as u64).map(|n| self.size = n).is_some(),
             "allocated" => put(&mut self.allocated, value.as_u64()),
-            "etag" => put(&mut self.etag, text()),
-            "content_type" => put(&mut self.content_type, text()),
-            "created_at" => put(&mut self.created_at, time()),
-            "xid" => put(&mut self.xid, text()),
-            "by" => put(&mut self.by, Some(value.clone())),
+            "etag" => put(&mut self.etag, text(value)),
+            "content_type" => put(&mut self.content_type, text(value)),
+            "created_at" => put(&mut self.created_at, time(value)),
+            "xid" => put(&mut self.xid, text(value)),
+            "by" => put(&mut self.by, Some(value.take_value())),
             "mode" => put(&mut self.mode, value.as_str().and_then(|m| u32::from_str_radix(m, 8).ok()).filter(|&m| m <= 0o7777)),
-            "uid" => put(&mut self.uid, id()),
-            "gid" => put(&mut self.gid, id()),
-            "mtime" => put(&mut self.mtime, time()),
-            "ctime" => put(&mut self.ctime, time()),
-            "atime" => put(&mut self.atime, time()),
+            "uid" => put(&mut self.uid, id(value)),
+            "gid" => put(&mut self.gid, id(value)),
+            "mtime" => put(&mut self.mtime, time(value)),
+            "ctime" => put(&mut self.ctime, time(value)),
+            "atime" => put(&mut self.atime, time(value)),
             "ino" => put(&mut self.ino, value.as_str().and_then(|n| n.parse().ok()).filter(|&n| n != 0)),
-            "alias" => put(&mut self.alias, text()),
-            "hard_link" => put(&mut self.hard_link, text()),
-            "nlink" => put(&mut self.nlink, id().filter(|&n| n != 0)),
-            "twin" => put(&mut self.twin, value.as_str().and_then(|id| id.parse().ok()).map(VersionId)),
+            "alias" => put(&mut self.alias, text(value)),
+            "hard_link" => put(&mut self.hard_link, text(value)),
+            "nlink" => put(&mut self.nlink, id(value).filter(|&n| n != 0)),
+            "twin" => put(&mut self.twin, uuid(value).map(VersionId)),
             "rev" => value.as_u64().map(|n| self.rev = n).is_some(),
             "deleted" => value.as_bool().map(|dead| self.deleted = dead).is_some(),
-            "target" => put(&mut self.target, text()),
+            "target" => put(&mut self.target, text(value)),
             "rdev" => put(&mut self.rdev, value.as_u64()),
             "tags" => value
                 .as_object()
@@ -259,14 +314,19 @@ impl Meta {
                 .and_then(|all| all.iter().map(|(k, v)| Some((k.clone(), BASE64.decode(v.as_str()?).ok()?))).collect())
                 .map(|xattrs| self.xattrs = xattrs)
                 .is_some(),
-            "from" => put(&mut self.from, Some(value.clone())),
-            "to" => put(&mut self.to, Some(value.clone())),
-            "restored_from" => put(&mut self.restored_from, Some(value.clone())),
-            "layout" => put(&mut self.layout, Layout::parse(value)),
-            "lin" => put(&mut self.lineage, value.as_str().and_then(|id| id.parse().ok()).map(Lineage)),
-            "body" => put(&mut self.body, value.as_str().and_then(|id| id.parse().ok()).map(VersionId)),
+            "from" => put(&mut self.from, Some(value.take_value())),
+            "to" => put(&mut self.to, Some(value.take_value())),
+            "restored_from" => put(&mut self.restored_from, Some(value.take_value())),
+            "layout" => {
+                let layout = value.take_value();
+                let believed = put(&mut self.layout, Layout::parse(&layout));
+                *value = Field::Tree(layout);
+                believed
+            }
+            "lin" => put(&mut self.lineage, uuid(value).map(Lineage)),
+            "body" => put(&mut self.body, uuid(value).map(VersionId)),
             _ => {
-                self.other.insert(name.to_owned(), value.clone());
+                self.other.insert(name.to_owned(), value.take_value());
                 true
             }
         }
@@ -447,7 +507,7 @@ impl AttrPatch {
         let mut meta = Meta::default();
         for (name, value) in fields {
             let believed = match name.as_str() {
-                "mode" | "uid" | "gid" | "mtime" | "atime" => meta.take(name, value),
+                "mode" | "uid" | "gid" | "mtime" | "atime" => meta.take(name, &mut Field::from(value)),
                 "xattrs" => {
                     let of_one = |(name, value): (&String, &Value)| match value {
                         Value::Null => Some((name.clone(), None)),
@@ -506,8 +566,25 @@ mod tests {
 
     #[test]
     fn absurd_meta_is_a_fault_of_that_row_only() {
-        for absurd in [r#"{"size":-1}"#, r#"{"layout":{"codec":"zip"}}"#, r#"{"mode":493}"#, r#"{"body":7}"#, "[]", "3"] {
+        for absurd in [
+            r#"{"size":-1}"#,
+            r#"{"size":{"a":1}}"#,
+            r#"{"kind":null}"#,
+            r#"{"layout":{"codec":"zip"}}"#,
+            r#"{"mode":493}"#,
+            r#"{"body":7}"#,
+            "[]",
+            "3",
+        ] {
             assert!(Meta::parse(serde_json::from_str(absurd).unwrap()).fault.is_some(), "{absurd}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "pg")]
+    fn what_no_number_of_ours_holds_is_a_fault_of_that_row_only() {
+        for absurd in [r#"{"size":3,"of mine":1e999}"#, r#"{"size":-1e999}"#, "7", "{"] {
+            assert!(RowMeta::read(absurd.as_bytes()).meta.fault.is_some(), "{absurd}");
         }
     }
 
@@ -520,7 +597,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_json_parses(text in r#"\{("(size|mode|ino|layout|tags|xattrs|mtime|rev)":(null|-?[0-9]{1,20}|"[a-z0-9]{0,9}"|\[\]|\{\}),?){0,3}\}"#) {
-            if let Ok(value) = serde_json::from_str(&text) { Meta::parse(value); }
+            if let Ok(value) = serde_json::from_str(&text) {
+                let parsed = Meta::parse(value);
+                #[cfg(feature = "pg")]
+                prop_assert_eq!(parsed, RowMeta::read(text.as_bytes()).meta);
+                #[cfg(not(feature = "pg"))]
+                drop(parsed);
+            }
         }
     }
 

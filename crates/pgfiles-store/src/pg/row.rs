@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio_postgres::Row;
-use tokio_postgres::types::FromSql;
+use tokio_postgres::types::{FromSql, Type, accepts};
 use uuid::Uuid;
 
 use crate::batch::{Batch, Durability, Op, Outcome, Precondition};
@@ -13,7 +13,7 @@ use crate::error::{Kind, Result, StoreError};
 use crate::key::Key;
 use crate::layout;
 use crate::store::{Dir, Entry, Moment, PurgeReport, Usage};
-use crate::version::{Head, Meta, Timestamp, VersionId, VersionNo};
+use crate::version::{Head, RowMeta, Timestamp, VersionId, VersionNo};
 
 /// A column by its name.
 pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, name: &str) -> Result<T> {
@@ -37,10 +37,21 @@ pub(super) fn head(row: &Row) -> Result<Head> {
     build_head(column(row, "key")?, column(row, "id")?, column(row, "meta")?, data)
 }
 
-fn build_head(key: &str, id: Uuid, meta: Value, data: Option<Bytes>) -> Result<Head> {
+fn build_head(key: &str, id: Uuid, row: RowMeta, data: Option<Bytes>) -> Result<Head> {
     let key = Key::new(key).map_err(|e| StoreError::new(Kind::Corrupt, format!("row {id}: {e}")))?;
-    let version = meta.get("version").and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok())).unwrap_or(0);
-    Ok(Head { key, id: VersionId(id), version: VersionNo(version), meta: Meta::parse(meta), data })
+    Ok(Head { key, id: VersionId(id), version: VersionNo(row.version), meta: row.meta, data })
+}
+
+impl<'a> FromSql<'a> for RowMeta {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        // One byte says how the text that follows is written (`jsonb_send`).
+        let Some((1, json)) = raw.split_first().map(|(form, json)| (*form, json)) else {
+            return Err("unknown form of jsonb".into());
+        };
+        Ok(Self::read(json))
+    }
+
+    accepts!(JSONB);
 }
 
 /// A row of `pgfiles_stat` or `pgfiles_dir`.
@@ -100,7 +111,7 @@ fn outcome(mut result: Value) -> Result<Outcome> {
     let meta = result.get_mut("meta").map(Value::take).filter(|meta| !meta.is_null());
     let id = result.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
     let head = match (result.get("key").and_then(Value::as_str), id, meta) {
-        (Some(key), Some(id), Some(meta)) => Some(build_head(key, id, meta, None)?),
+        (Some(key), Some(id), Some(meta)) => Some(build_head(key, id, RowMeta::parse(meta), None)?),
         _ => None,
     };
     let files = result.get("files").and_then(Value::as_u64).unwrap_or(0);
