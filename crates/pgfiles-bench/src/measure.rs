@@ -7,6 +7,8 @@ use serde::Serialize;
 pub struct Measure {
     pub p50: f64,
     pub p99: Option<f64>,
+    /// Seconds of each on average: what a whole of them adds up to.
+    pub mean: Option<f64>,
     /// Per operation, of pgfiles.
     pub round_trips: Option<f64>,
     /// Per operation: rows that are left in the table, and the bytes in them.
@@ -24,7 +26,8 @@ impl Measure {
 pub fn each(mut taken: Vec<f64>) -> Measure {
     taken.sort_by(f64::total_cmp);
     let at = |share: f64| taken.get(((taken.len() as f64 * share) as usize).min(taken.len().saturating_sub(1))).copied();
-    Measure { p50: at(0.5).unwrap_or(f64::NAN), p99: at(0.99), ..Measure::default() }
+    let mean = (!taken.is_empty()).then(|| taken.iter().sum::<f64>() / taken.len() as f64);
+    Measure { p50: at(0.5).unwrap_or(f64::NAN), p99: at(0.99), mean, ..Measure::default() }
 }
 
 /// The one in the middle by its p50.
@@ -40,7 +43,7 @@ mod tests {
     #[test]
     fn percentiles() {
         let found = each((1..=100).rev().map(f64::from).collect());
-        assert_eq!((found.p50, found.p99), (51.0, Some(100.0)));
+        assert_eq!((found.p50, found.p99, found.mean), (51.0, Some(100.0), Some(50.5)));
         let all = [3.0, 1.0, 2.0].map(Measure::one).to_vec();
         assert_eq!(median(all).map(|measure| measure.p50), Some(2.0));
     }

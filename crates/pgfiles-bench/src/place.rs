@@ -148,8 +148,7 @@ impl<'g> Place<'g> {
             run(&mut self.pgfiles(&["cache", "clear"]))?;
             self.mount()?;
         }
-        rustix::fs::sync();
-        std::fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the kernel's caches takes root")
+        drop_caches()
     }
 
     /// Operations as JSON Lines, in one transaction.
@@ -263,6 +262,12 @@ pub fn abandon(dir: &Path) -> Result<()> {
             Err(error) => return Err(error).with_context(|| dir.display().to_string()),
         }
     }
+}
+
+/// Empties the kernel's caches.
+pub fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the kernel's caches takes root")
 }
 
 fn is_mounted(at: &Path) -> bool {
