@@ -223,6 +223,19 @@ impl PgStore {
         } else {
             self.time_for(bodies.iter().map(|body| body.len()).sum()) + Duration::from_millis(ops.len() as u64)
         };
+        if let ([op], [operation], false) = (&*batch.ops, operations.as_slice(), batch.again)
+            && let Some(text) = alone(op).filter(|_| lease.knows(schema::WITH_SINGLE))
+        {
+            let body = bodies.first();
+            let params: Params<'_> = &[(operation, Type::JSONB), (&options, Type::JSONB), (&body, Type::BYTEA)];
+            let params = if text == sql::CREATE { params } else { &params[..2] };
+            match lease.query("writing", text, params, limit).await {
+                // Somebody came first: pgfiles_commit queues.
+                Err(error) if error.kind() == Kind::Retry => {}
+                answer => return Ok(vec![row::outcome(row::single(&answer?)?)?]),
+            }
+        }
+        let operations = Value::Array(operations);
         let params: Params<'_> = &[(&operations, Type::JSONB), (&bodies, Type::BYTEA_ARRAY), (&options, Type::JSONB)];
         let rows = lease.query("writing", sql::COMMIT, params, limit).await.map_err(|error| match error.op() {
             Some(index) => error.at_op(part.start + index),
@@ -258,6 +271,25 @@ fn is_long(op: &Op) -> bool {
         | Op::Link(_)
         | Op::Copy(_)
         | Op::Restore(_) => false,
+    }
+}
+
+/// The statement for an operation that is alone in its batch and of a common kind. What is not the common case is passed on
+/// by the server; a file without an inode number is one that is there already.
+fn alone(op: &Op) -> Option<&'static str> {
+    match op {
+        Op::Put(op) => (op.meta.contains_key("ino") && op.extends.is_none()).then_some(sql::CREATE),
+        Op::Delete(_) => Some(sql::UNLINK),
+        Op::SetAttr(_) => Some(sql::CHMOD),
+        Op::Rename(_) => Some(sql::MOVE),
+        Op::Body(_)
+        | Op::RemoveDir(_)
+        | Op::RenameDir(_)
+        | Op::Exchange(_)
+        | Op::Link(_)
+        | Op::Copy(_)
+        | Op::Restore(_)
+        | Op::RestoreDir(_) => None,
     }
 }
 

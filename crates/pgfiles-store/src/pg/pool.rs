@@ -114,6 +114,11 @@ impl Lease {
         self.connection.as_ref().map(|connection| &connection.hello)
     }
 
+    /// Whether the schema there has this version or a later one.
+    pub(super) fn knows(&self, version: u64) -> bool {
+        self.hello().is_some_and(|hello| u64::try_from(hello.schema).is_ok_and(|schema| schema >= version))
+    }
+
     /// Sends one statement, unnamed, and waits for all of its answer: at most `limit`. `what` is for the error's sentence.
     pub(super) async fn query(&mut self, what: &str, text: &str, params: Params<'_>, limit: Duration) -> Result<Vec<Row>> {
         let mut all = self.pipeline(what, &[(text, params)], limit).await?;

@@ -107,7 +107,8 @@ pub(super) fn outcomes(value: Value, expected: usize) -> Result<Vec<Outcome>> {
     results.into_iter().map(outcome).collect()
 }
 
-fn outcome(mut result: Value) -> Result<Outcome> {
+/// One of them.
+pub(super) fn outcome(mut result: Value) -> Result<Outcome> {
     let meta = result.get_mut("meta").map(Value::take).filter(|meta| !meta.is_null());
     let id = result.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
     let head = match (result.get("key").and_then(Value::as_str), id, meta) {
@@ -122,10 +123,10 @@ fn outcome(mut result: Value) -> Result<Outcome> {
 }
 
 /// Operations as `pgfiles_commit` takes them, and the bodies that they number from 1.
-pub(super) fn operations(ops: &[Op]) -> (Value, Vec<&[u8]>) {
+pub(super) fn operations(ops: &[Op]) -> (Vec<Value>, Vec<&[u8]>) {
     let mut bodies = Vec::new();
     let ops = ops.iter().map(|op| operation(op, &mut bodies)).collect();
-    (Value::Array(ops), bodies)
+    (ops, bodies)
 }
 
 /// What `pgfiles_commit` is told about the whole batch.

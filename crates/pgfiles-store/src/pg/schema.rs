@@ -15,12 +15,14 @@ use super::connect::foreign;
 use crate::error::{Kind, Result, StoreError};
 
 /// The version of the schema that this pgfiles makes, and the newest that it understands.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
+/// The first with functions for an operation that is alone in its batch (`schema/single.sql`).
+pub(super) const WITH_SINGLE: u64 = 2;
 /// The oldest server: `server_version_num`.
 pub const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// Everything but indexes, triggers and the version, in the order of their dependence.
-const FUNCTIONS: [&str; 19] = [
+const FUNCTIONS: [&str; 20] = [
     include_str!("schema/table.sql"),
     include_str!("schema/names.sql"),
     include_str!("schema/read.sql"),
@@ -35,6 +37,7 @@ const FUNCTIONS: [&str; 19] = [
     include_str!("schema/rename_dir.sql"),
     include_str!("schema/exchange.sql"),
     include_str!("schema/commit.sql"),
+    include_str!("schema/single.sql"),
     include_str!("schema/delete.sql"),
     include_str!("schema/lock.sql"),
     include_str!("schema/purge.sql"),

@@ -30,6 +30,18 @@ pub(super) const READ: &str = "SELECT p.ord, t.bytes FROM unnest($1, $2, $3, $4)
 /// $1 operations, $2 bodies, $3 options.
 pub(super) const COMMIT: &str = "SELECT pgfiles_commit($1, $2, $3)";
 
+/// One operation that is alone in its batch: $1 the operation, $2 options, $3 body.
+pub(super) const CREATE: &str = "SELECT pgfiles_create($1, $3, $2)";
+
+/// $1 the operation, $2 options.
+pub(super) const UNLINK: &str = "SELECT pgfiles_unlink($1, $2)";
+
+/// As [`UNLINK`].
+pub(super) const CHMOD: &str = "SELECT pgfiles_chmod($1, $2)";
+
+/// As [`UNLINK`].
+pub(super) const MOVE: &str = "SELECT pgfiles_move($1, $2)";
+
 /// $1 key, $2 number to stay below or NULL, $3 limit.
 pub(super) const VERSIONS: &str = "SELECT key, id, meta FROM pgfiles \
      WHERE key = $1 AND ($2 IS NULL OR (meta->>'version')::bigint < $2) \

@@ -22,6 +22,7 @@ mod schema_lock;
 mod schema_model;
 mod schema_past;
 mod schema_race;
+mod schema_single;
 
 #[test]
 fn no_file_is_forgotten() {

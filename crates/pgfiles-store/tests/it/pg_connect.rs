@@ -7,7 +7,7 @@ use pgfiles_store::batch::{Batch, Delete, Op, Precondition};
 use pgfiles_store::error::Kind;
 use pgfiles_store::pg::connect::{Connector, Need};
 use pgfiles_store::pg::dsn::{Dsn, Environment};
-use pgfiles_store::pg::{PgOptions, PgStore};
+use pgfiles_store::pg::{PgOptions, PgStore, schema};
 use pgfiles_store::{Key, Server as _, Store as _, StoreError, VersionId};
 use pgfiles_testkit::postgres::{Database, Options, Postgres};
 
@@ -156,15 +156,16 @@ fn deletion() -> Batch {
 async fn schemas_of_the_future() {
     let database = stubbed().await;
     let client = database.connect().await;
-    let future = |reader: u32, writer: u32| {
+    let next = schema::VERSION + 1;
+    let future = |reader: u64, writer: u64| {
         format!(
             "CREATE OR REPLACE FUNCTION pgfiles_schema() RETURNS jsonb LANGUAGE sql AS \
              $$ SELECT '{{\"version\":9,\"min_reader\":{reader},\"min_writer\":{writer}}}'::jsonb $$"
         )
     };
-    client.batch_execute(&future(2, 2)).await.unwrap();
+    client.batch_execute(&future(next, next)).await.unwrap();
     refused(&database.dsn(), Kind::Unsupported, &["newer pgfiles", "upgrade"]).await;
-    client.batch_execute(&future(1, 2)).await.unwrap();
+    client.batch_execute(&future(1, next)).await.unwrap();
     let store = PgStore::connect(&database.dsn(), PgOptions::default()).await.unwrap();
     store.lookup(&[Key::new("a").unwrap()], 0).await.unwrap();
     let error = store.commit(deletion()).await.unwrap_err();

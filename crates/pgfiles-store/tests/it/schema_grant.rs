@@ -29,9 +29,10 @@ async fn fenced() -> Fenced {
 }
 
 async fn commit(client: &Client, op: Value, body: &[u8]) -> Result<Value, String> {
-    let (ops, bodies, opts) = (json!([op]), vec![body], json!({"by": {"mount": "m"}}));
-    let row = client.query_one("SELECT pgfiles_commit($1, $2, $3)", &[&ops, &bodies, &opts]).await;
-    row.map(|row| row.get(0)).map_err(|error| error.code().map_or(error.to_string(), |code| code.code().to_owned()))
+    let opts = json!({"by": {"mount": "m"}});
+    crate::schema_model::commit(client, &json!([op]), &[body.to_vec()], &opts)
+        .await
+        .map_err(|error| error.code().map_or(error.to_string(), |code| code.code().to_owned()))
 }
 
 fn put(key: &str, size: usize, meta: Value) -> Value {

@@ -14,9 +14,10 @@ async fn fresh() -> (Database, Client) {
 }
 
 async fn commit(client: &Client, op: Value) -> Result<Value, String> {
-    let (ops, bodies, opts) = (json!([op]), Vec::<&[u8]>::new(), json!({"by": {"mount": "m"}}));
-    let row = client.query_one("SELECT pgfiles_commit($1, $2, $3)", &[&ops, &bodies, &opts]).await;
-    row.map(|row| row.get(0)).map_err(|error| error.code().map_or(error.to_string(), |code| code.code().to_owned()))
+    let opts = json!({"by": {"mount": "m"}});
+    crate::schema_model::commit(client, &json!([op]), &[], &opts)
+        .await
+        .map_err(|error| error.code().map_or(error.to_string(), |code| code.code().to_owned()))
 }
 
 fn link(from: &str, to: &str) -> Value {

@@ -26,9 +26,9 @@ async fn fresh() -> (Database, Client) {
 /// Commits one operation; deadlocks and lost races are sent again, as the retry layer does.
 async fn commit(client: &Client, op: Value, body: &[u8]) -> Result<Value, String> {
     loop {
-        let (ops, bodies, opts) = (json!([op]), vec![body], json!({"by": {"mount": "m"}}));
-        match client.query_one("SELECT pgfiles_commit($1, $2, $3)", &[&ops, &bodies, &opts]).await {
-            Ok(row) => return Ok(row.get(0)),
+        let opts = json!({"by": {"mount": "m"}});
+        match crate::schema_model::commit(client, &json!([op]), &[body.to_vec()], &opts).await {
+            Ok(answer) => return Ok(answer),
             Err(error) => match error.code().map(|code| code.code()) {
                 Some("40P01" | "40001" | "23505") => continue,
                 Some(code) if code.starts_with("PF") => return Err(code.to_owned()),

@@ -1,5 +1,22 @@
 -- The one write path.
 
+-- What comes before any change: the server is the one that earlier commits went to, the commit is as durable as asked, and a
+-- batch that is sent again (by the id of one of its rows) while its first sending is still under way waits for its end.
+-- Inlined into one expression. Not NULL without an id either: what is joined to a NULL would not be carried out.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_begin(opts jsonb, id text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT CASE
+      WHEN opts->>'life' <> extract(epoch FROM pg_postmaster_start_time())::text
+        THEN @schema@.pgfiles_fail('PF005', NULL, 'the server was restarted since earlier commits')::text
+      WHEN NOT (opts->>'sync')::bool IS TRUE THEN set_config('synchronous_commit', 'off', true)
+      WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'local', true) ELSE '' END
+    || coalesce(pg_advisory_xact_lock(hashtextextended(id, 7104))::text, '')
+$$;
+
+-- What the server says of every row of a batch.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_srv(opts jsonb) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+  SELECT jsonb_build_object('created_at', @schema@.pgfiles_now(), 'xid', pg_current_xact_id()::text, 'by', opts->'by')
+$$;
+
 -- Carries out operations in order, all or nothing (one statement, one transaction). ops, and what they answer: DESIGN in
 -- docs/schema.md. bodies[i] are the bytes that op.body = i names. opts: by, sync, again, life.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_commit(ops jsonb, bodies bytea[], opts jsonb) RETURNS jsonb LANGUAGE plpgsql
@@ -9,40 +26,12 @@ DECLARE
   made_all jsonb[]; again bool; notices text[]; listened bool; heard bool; srv jsonb;
   done text; -- what is called for its effect: an assignment is an expression, PERFORM a query of ten times its cost
 BEGIN
-  -- An expression is made ready anew in each transaction, which costs more than most do: so few of them on the commonest ways.
-  IF opts->>'life' <> extract(epoch FROM pg_postmaster_start_time())::text THEN
-    RAISE EXCEPTION 'the server was restarted since earlier commits' USING ERRCODE = 'PF005';
-  END IF;
-  -- The lock: a batch that is sent again while its first sending is still under way waits for the end of that one.
-  done := CASE WHEN NOT (opts->>'sync')::bool IS TRUE THEN set_config('synchronous_commit', 'off', true)
-      WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'local', true) ELSE '' END
-    || pg_advisory_xact_lock(hashtextextended(coalesce(op->>'id', ops #>> '{-1,id}'), 7104))::text;
+  done := @schema@.pgfiles_begin(opts, coalesce(op->>'id', ops #>> '{-1,id}'));
   IF (opts->>'again')::bool THEN
     made := @schema@.pgfiles_applied(ops);
     IF made IS NOT NULL THEN RETURN made; END IF;
-  ELSIF jsonb_array_length(ops) = 1 AND op @> '{"op":"put","extends":null}' AND (op @> '{"expect":{"absent":true}}' OR op @> '{"expect":null}')
-      -- Who creates a file says its inode number; who only writes one does not.
-      AND op->'meta' ?& '{kind,ino}' AND NOT op->'meta' ? 'lin' AND left(k, 1) <> '/' AND k NOT IN ('', './')
-      AND NOT row_security_active('@schema@.pgfiles'::regclass) THEN
-    dir := @schema@.pgfiles_parent(k);
-    done := pg_advisory_xact_lock_shared(7101, hashtext(dir) & 1023)::text;
-    -- The commonest change of all in one statement: a new file, or an empty directory, where there is nothing, in a directory with
-    -- a live marker (or at the top). Where it is anything else, or somebody comes first, nothing is done. The same row as of
-    -- pgfiles_put.
-    INSERT INTO @schema@.pgfiles(id, key, meta, data)
-      SELECT (op->>'id')::uuid, k, coalesce(op->'defaults', '{}') || (op->'meta') || jsonb_build_object('created_at', @schema@.pgfiles_now(),
-          'xid', pg_current_xact_id()::text, 'by', opts->'by', 'version', 1),
-        CASE WHEN jsonb_typeof(op->'body') = 'number' THEN bodies[(op->>'body')::int] END
-      WHERE (dir = '' OR (SELECT NOT p.meta @> '{"deleted":true}' FROM @schema@.pgfiles p WHERE p.key = dir
-          ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1))
-        AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k)
-        AND (op->'expect' = 'null' OR (right(k, 1) <> '/' OR NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = rtrim(k, '/')))
-          AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key ~>=~ (rtrim(k, '/') || '/') AND p.key ~<~ (rtrim(k, '/') || '0')))
-        AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.meta ? 'listen')
-      ON CONFLICT DO NOTHING RETURNING jsonb_build_array(jsonb_build_object('id', id, 'key', k, 'meta', meta)) INTO made;
-    IF made IS NOT NULL THEN RETURN made; END IF;
   END IF;
-  srv := jsonb_build_object('created_at', @schema@.pgfiles_now(), 'xid', pg_current_xact_id()::text, 'by', opts->'by');
+  srv := @schema@.pgfiles_srv(opts);
   again := (opts->>'again')::bool IS TRUE; made_all := '{}'; notices := '{}';
   FOR n IN 0 .. jsonb_array_length(ops) - 1 LOOP
     op := ops->n;

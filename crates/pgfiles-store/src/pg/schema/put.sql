@@ -225,8 +225,8 @@ BEGIN
   RETURN coalesce(to_jsonb(keys), '[]');
 END $$;
 
--- meta with a patch merged in: fields replace, tags and xattrs merge by name (null removes), rev counts.
-CREATE OR REPLACE FUNCTION @schema@.pgfiles_patched(meta jsonb, patch jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+-- meta with a patch merged in that has tags or xattrs, which merge by name (null removes).
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_patched_names(meta jsonb, patch jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE made jsonb := meta || (patch - '{tags,xattrs}'::text[]); field text; merged jsonb;
 BEGIN
   FOREACH field IN ARRAY '{tags,xattrs}'::text[] LOOP
@@ -234,5 +234,12 @@ BEGIN
     merged := jsonb_strip_nulls(CASE jsonb_typeof(meta->field) WHEN 'object' THEN meta->field ELSE '{}' END || (patch->field));
     made := CASE merged WHEN '{}' THEN made - field ELSE made || jsonb_build_object(field, merged) END;
   END LOOP;
-  RETURN made || jsonb_build_object('rev', CASE WHEN meta->>'rev' ~ '^[0-9]{1,15}$' THEN (meta->>'rev')::bigint ELSE 0 END + 1);
+  RETURN made;
 END $$;
+
+-- meta with a patch merged in: fields replace, rev counts. STABLE as
+-- jsonb_build_object is: so that it is inlined.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_patched(meta jsonb, patch jsonb) RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT CASE WHEN patch ?| '{tags,xattrs}' THEN @schema@.pgfiles_patched_names(meta, patch) ELSE meta || patch END
+    || jsonb_build_object('rev', CASE WHEN meta->>'rev' ~ '^[0-9]{1,15}$' THEN (meta->>'rev')::bigint ELSE 0 END + 1)
+$$;

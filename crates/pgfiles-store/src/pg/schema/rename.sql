@@ -4,15 +4,44 @@
 -- Bodies up to this many bytes are copied into the history row: they lie in the heap tuple anyway.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_small() RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 2000';
 
+-- Whether a version stays at its place by reference to the row that moves with the bytes, instead of having them copied.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_by_ref(meta jsonb, data bytea) RETURNS bool LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT NOT meta ?| '{layout,body}' AND octet_length(data) > @schema@.pgfiles_small()
+$$;
+
+-- Whether a row was written by that mount a moment ago.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_is_recent(meta jsonb, young jsonb) RETURNS bool LANGUAGE sql VOLATILE AS $$
+  SELECT (jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0 AND meta #>> '{by,mount}' = young->>'mount'
+    AND @schema@.pgfiles_time(meta->>'created_at') >= clock_timestamp() - make_interval(secs => (young->>'seconds')::bigint)) IS TRUE
+$$;
+
 -- Whether a temporary name leaves nothing behind: the only row of its key, written by that mount a moment ago.
 CREATE OR REPLACE FUNCTION @schema@.pgfiles_is_young(k text, id uuid, meta jsonb, young jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
-  IF (jsonb_typeof(young) = 'object' AND (young->>'seconds')::bigint > 0 AND meta #>> '{by,mount}' = young->>'mount'
-      AND @schema@.pgfiles_time(meta->>'created_at') >= clock_timestamp() - make_interval(secs => (young->>'seconds')::bigint))
-      IS NOT TRUE THEN
-    RETURN false;
-  END IF;
-  RETURN NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k AND p.id <> pgfiles_is_young.id);
+  RETURN @schema@.pgfiles_is_recent(meta, young)
+    AND NOT EXISTS (SELECT FROM @schema@.pgfiles p WHERE p.key = k AND p.id <> pgfiles_is_young.id);
+END $$;
+
+-- meta of a row that moves over what is at its target (`over`), which is linked to where it came `from` if that is not NULL.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_moved(meta jsonb, over jsonb, op jsonb, origin jsonb, by_ref bool, revives bool, srv jsonb)
+RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+  SELECT meta - '{from,to,restored_from,revive,op}'::text[] || (srv
+    || jsonb_build_object('version', coalesce((over->>'version')::bigint, 0) + 1, 'op', op->'id')
+    || CASE WHEN by_ref AND NOT meta ? 'lin' THEN jsonb_build_object('lin', gen_random_uuid()) ELSE '{}' END
+    || CASE WHEN jsonb_typeof(op->'ctime') = 'string' THEN jsonb_build_object('ctime', op->'ctime') ELSE '{}' END
+    || CASE WHEN revives THEN '{"revive":true}'::jsonb ELSE '{}' END
+    || CASE WHEN origin IS NULL THEN '{}' ELSE jsonb_build_object('from', origin) END)
+$$;
+
+-- What stays at the old place of a row that moved: the version that it was, and a tombstone.
+CREATE OR REPLACE FUNCTION @schema@.pgfiles_leave(op jsonb, id uuid, old jsonb, body bytea, made jsonb, by_ref bool, srv jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'history')::uuid, op->>'from', old - 'revive'
+      || CASE WHEN by_ref THEN jsonb_build_object('lin', made->'lin', 'body', pgfiles_leave.id) ELSE '{}' END, CASE WHEN by_ref THEN NULL ELSE body END),
+    ((op->>'id')::uuid, op->>'from', @schema@.pgfiles_tombstone(op->>'from', old, jsonb_build_object('key', op->>'to', 'version', made->'version'))
+      || srv, NULL)
+    ON CONFLICT DO NOTHING;
 END $$;
 
 -- What a rename answered that was carried out before: its tombstone is there, or the row says that it moved by it. NULL: it
@@ -35,7 +64,7 @@ CREATE OR REPLACE FUNCTION @schema@.pgfiles_rename(op jsonb, srv jsonb, n int, a
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   src text := op->>'from'; dst text := op->>'to'; h record; t record; made jsonb; moves bool;
-  revives bool; by_ref bool; lin jsonb; new_id uuid := (op->>'id')::uuid; fenced bool; also jsonb := '[]';
+  revives bool; by_ref bool; new_id uuid := (op->>'id')::uuid; fenced bool; also jsonb := '[]';
 BEGIN
   IF right(src, 1) = '/' OR right(dst, 1) = '/' OR left(src, 1) = '/' OR left(dst, 1) = '/' THEN
     PERFORM @schema@.pgfiles_fail('PF004', n, format('%s cannot be renamed to %s', to_json(src), to_json(dst)));
@@ -83,14 +112,9 @@ BEGIN
   IF h.meta ? 'hard_link' AND t.meta->>'hard_link' = h.meta->>'hard_link' AND NOT t.meta @> '{"deleted":true}' THEN
     RETURN jsonb_build_object('id', t.id, 'key', dst, 'meta', t.meta, 'moved', false, 'also', jsonb_build_array(src, dst));
   END IF;
-  by_ref := NOT moves AND NOT fenced AND NOT h.meta ?| '{layout,body}' AND octet_length(h.data) > @schema@.pgfiles_small();
-  lin := CASE WHEN by_ref AND NOT h.meta ? 'lin' THEN to_jsonb(gen_random_uuid()) ELSE h.meta->'lin' END;
-  made := (h.meta - '{from,to,restored_from,revive,op}'::text[])
-    || jsonb_build_object('version', coalesce((t.meta->>'version')::bigint, 0) + 1, 'op', new_id) || srv
-    || CASE WHEN lin IS NULL THEN '{}' ELSE jsonb_build_object('lin', lin) END
-    || CASE WHEN jsonb_typeof(op->'ctime') = 'string' THEN jsonb_build_object('ctime', op->'ctime') ELSE '{}' END
-    || CASE WHEN revives THEN '{"revive":true}'::jsonb ELSE '{}' END
-    || CASE WHEN moves THEN '{}' ELSE jsonb_build_object('from', jsonb_build_object('key', src, 'version', h.meta->'version')) END;
+  by_ref := NOT moves AND NOT fenced AND @schema@.pgfiles_by_ref(h.meta, h.data);
+  made := @schema@.pgfiles_moved(h.meta, t.meta, op,
+    CASE WHEN moves THEN NULL ELSE jsonb_build_object('key', src, 'version', h.meta->'version') END, by_ref, revives, srv);
   IF fenced OR @schema@.pgfiles_limited() THEN
     IF fenced THEN made := @schema@.pgfiles_unlinked(made); END IF;
     made := @schema@.pgfiles_rename_by_copy(new_id, src, dst, h.id, h.meta, made, fenced, srv);
@@ -107,13 +131,7 @@ BEGIN
       ORDER BY (p.meta->>'version')::bigint DESC NULLS LAST LIMIT 1;
   END;
   END LOOP;
-  IF NOT moves THEN
-    INSERT INTO @schema@.pgfiles(id, key, meta, data) VALUES ((op->>'history')::uuid, src,
-      (h.meta - 'revive') || CASE WHEN lin IS NULL THEN '{}' ELSE jsonb_build_object('lin', lin) END
-      || CASE WHEN by_ref THEN jsonb_build_object('body', h.id) ELSE '{}' END, CASE WHEN by_ref THEN NULL ELSE h.data END),
-      (new_id, src, @schema@.pgfiles_tombstone(src, h.meta, jsonb_build_object('key', dst, 'version', made->'version')) || srv, NULL)
-      ON CONFLICT DO NOTHING;
-  END IF;
+  IF NOT moves THEN PERFORM @schema@.pgfiles_leave(op, h.id, h.meta, h.data, made, by_ref, srv); END IF;
   IF alive IS NOT TRUE THEN PERFORM @schema@.pgfiles_keep_dir(@schema@.pgfiles_parent(src), srv, n); END IF;
   IF h.meta ? 'hard_link' OR t.meta ? 'hard_link' THEN
     also := @schema@.pgfiles_renamed_links(h.meta, t.meta, dst, op->>'ctime', srv);
