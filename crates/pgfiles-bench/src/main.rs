@@ -1,7 +1,6 @@
 //! The benchmark: pgfiles in its default mode and in `writeback`, a plain directory (E), a filesystem in memory on the same
 //! FUSE library (F), and Postgres alone (P), in one sitting on one machine. Prints a table and keeps a JSON.
 
-mod delay;
 mod measure;
 mod place;
 mod postgres;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use pgfiles_testkit::postgres::{Options, Postgres};
+use pgfiles_testkit::slow_link::{self, Pace};
 
 use measure::Measure;
 use place::{Ground, Kind, Place, run};
@@ -145,7 +145,7 @@ fn main() -> Result<()> {
     let dsn = database.dsn_tcp();
     let through = match args.delay_ms > 0.0 {
         true => {
-            let port = delay::start(server.port(), delay)?;
+            let port = slow_link::start(server.port(), Pace::Late(delay))?;
             dsn.replace(&format!(":{}", server.port()), &format!(":{port}"))
         }
         false => dsn.clone(),

@@ -5,5 +5,6 @@ pub mod fault;
 pub mod fs_suite;
 pub mod model;
 pub mod postgres;
+pub mod slow_link;
 pub mod store_suite;
 pub mod vfs_model;

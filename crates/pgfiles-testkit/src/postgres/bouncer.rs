@@ -20,10 +20,15 @@ impl Bouncer {
     }
 
     /// The same, for these roles besides the superuser.
+    pub fn start_for(server: &Postgres, roles: &[&str]) -> Option<Self> {
+        Self::start_with(server, roles, 2)
+    }
+
+    /// The same with another number of server connections for each role and database.
     ///
     /// # Panics
     /// If it does not start.
-    pub fn start_for(server: &Postgres, roles: &[&str]) -> Option<Self> {
+    pub fn start_with(server: &Postgres, roles: &[&str], pool_size: u32) -> Option<Self> {
         let places = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer", "/opt/homebrew/bin/pgbouncer"];
         let Some(program) = places.into_iter().find(|place| std::path::Path::new(place).exists()) else {
             println!("skipped, because pgbouncer is not installed");
@@ -34,7 +39,7 @@ impl Bouncer {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let ini = format!(
             "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = trust\nauth_file = {dir}/users\npool_mode = transaction\ndefault_pool_size = 2\nlogfile = {dir}/log\n",
+             auth_type = trust\nauth_file = {dir}/users\npool_mode = transaction\ndefault_pool_size = {pool_size}\nlogfile = {dir}/log\n",
             server.socket_dir().display(),
             server.port(),
             dir = dir.display(),
