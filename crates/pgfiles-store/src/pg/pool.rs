@@ -27,7 +27,7 @@ pub(super) struct Limits {
     pub(super) size: usize,
     /// How long a connection may lie idle.
     pub(super) idle: Duration,
-    /// How long a request waits for a free connection.
+    /// How long a request waits for a free connection while no other request is answered.
     pub(super) wait: Duration,
 }
 
@@ -39,6 +39,8 @@ pub(super) struct Pool {
     slots: Arc<Semaphore>,
     idle: Mutex<Vec<(Connection, Instant)>>,
     reaping: std::sync::Once,
+    /// Requests that the server answered.
+    answered: AtomicU64,
     pub(super) opened: AtomicU64,
     pub(super) requests: AtomicU64,
 }
@@ -47,8 +49,9 @@ impl Pool {
     pub(super) fn new(connector: Connector, limits: Limits) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(limits.size.max(1)));
         let (idle, reaping) = (Mutex::default(), std::sync::Once::new());
+        let (answered, opened, requests) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let connector = connector.by_caller();
-        Arc::new(Self { connector, limits, slots, idle, reaping, opened: AtomicU64::new(0), requests: AtomicU64::new(0) })
+        Arc::new(Self { connector, limits, slots, idle, reaping, answered, opened, requests })
     }
 
     pub(super) fn connector(&self) -> &Connector {
@@ -62,11 +65,7 @@ impl Pool {
 
     /// A connection for one request. The one used last is taken first, so that those that are not needed grow idle.
     pub(super) async fn get(self: &Arc<Self>) -> Result<Lease> {
-        let slot = tokio::time::timeout(self.limits.wait, self.slots.clone().acquire_owned()).await;
-        let Ok(Ok(slot)) = slot else {
-            let message = format!("all {} connections are busy for {} s", self.limits.size, self.limits.wait.as_secs());
-            return Err(StoreError::new(Kind::Unavailable, message));
-        };
+        let slot = self.turn().await?;
         while let Some((mut connection, _)) = self.take() {
             if !connection.is_closed() {
                 return Ok(Lease { connection: Some(connection), in_transaction: false, pool: self.clone(), _slot: slot });
@@ -78,6 +77,24 @@ impl Pool {
             tokio::spawn(reap(Arc::downgrade(self), self.limits.idle));
         });
         Ok(Lease { connection: Some(connection), in_transaction: false, pool: self.clone(), _slot: slot })
+    }
+
+    /// Waits for a free connection, first come, first served. As long as those before are answered, however slowly, that is
+    /// no outage: whoever gave up his place then and came again might never be served.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let mut turn = std::pin::pin!(self.slots.clone().acquire_owned());
+        loop {
+            let answered = self.answered.load(Ordering::Relaxed);
+            match tokio::time::timeout(self.limits.wait, &mut turn).await {
+                Ok(Ok(slot)) => return Ok(slot),
+                Err(_) if self.answered.load(Ordering::Relaxed) != answered => {}
+                _ => {
+                    let Limits { size, wait, .. } = &self.limits;
+                    let message = format!("all {size} connections are busy and none got an answer within {} s", wait.as_secs());
+                    return Err(StoreError::new(Kind::Unavailable, message));
+                }
+            }
+        }
     }
 
     fn take(&self) -> Option<(Connection, Instant)> {
@@ -151,6 +168,7 @@ impl Lease {
         let answer = tokio::time::timeout(limit, wire.wait(futures_util::future::try_join_all(answers))).await;
         match answer {
             Ok(Ok(rows)) => {
+                self.pool.answered.fetch_add(1, Ordering::Relaxed);
                 connection.canceller.armed = false;
                 Ok(rows)
             }
@@ -161,6 +179,8 @@ impl Lease {
                 connection.canceller.armed = all.len() > 1;
                 if error.kind() == Kind::Unavailable {
                     self.connection = None;
+                } else {
+                    self.pool.answered.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error)
             }

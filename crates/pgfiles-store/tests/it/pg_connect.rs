@@ -203,6 +203,23 @@ async fn requests_share_no_more_than_pool_size_connections() {
     assert_eq!((store.connections_made(), store.round_trips()), (3, 40));
 }
 
+/// A turn that comes late is no outage as long as others are served: whoever waits is next after those before him.
+#[tokio::test]
+async fn a_busy_pool_is_waited_for_while_it_answers() {
+    let database = stubbed().await;
+    let slow = "CREATE OR REPLACE FUNCTION pgfiles_stat(text[], int) \
+        RETURNS TABLE(ord int, is_dir bool, id uuid, key text, meta jsonb, data bytea, mtime text) \
+        LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); END $$";
+    database.connect().await.batch_execute(slow).await.unwrap();
+    let options = PgOptions { pool_size: 1, request_timeout: Duration::from_millis(600), ..PgOptions::default() };
+    let store = PgStore::connect(&database.dsn(), options).await.unwrap();
+    let path = [Key::new("a").unwrap()];
+    for result in futures_util::future::join_all((0..20).map(|_| store.lookup(&path, 0))).await {
+        assert_eq!(result.unwrap(), [None]);
+    }
+    assert_eq!(store.connections_made(), 1);
+}
+
 /// How many backends of this database sleep.
 async fn sleepers(client: &tokio_postgres::Client) -> i64 {
     let count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
