@@ -42,8 +42,11 @@ pub(super) async fn run(context: Context, command: Command) -> Result<Exit> {
         Command::Stats(args) => (args, Call::CacheStats),
     };
     let mounts = context.mounts(args.path.as_deref())?;
-    // Daemons empty the same directory, which is counted before.
-    let before = size_of(&context.settings.cache_dir)?;
+    // Daemons empty the same directory, which is counted before. Where that cannot be, the daemons know more than its error says.
+    let before = match command {
+        Command::Clear(_) => size_of(&context.settings.cache_dir)?,
+        Command::Stats(_) => 0,
+    };
     let mut answers = Vec::new();
     for mount in &mounts {
         let answer = match client::call(mount, &call, &Terminal::default()).await {
