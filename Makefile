@@ -40,6 +40,7 @@ faults:          ## the fault and large-file tests at full size: 200 kills of th
 	PGFILES_TEST_ROUNDS=50 $(E2E) faults:: --skip a_killed_daemon
 	PGFILES_TEST_ROUNDS=200 $(E2E) faults::a_killed_daemon
 	PGFILES_TEST_LARGE_MIB=5120 $(E2E) large::
+	PGFILES_TEST_OPEN_FILES=10000 PGFILES_TEST_HUGE_MIB=1024 $(E2E) limits::
 
 bench:           ## pgfiles beside a plain directory, a filesystem in memory and Postgres alone (docs/performance.md); BENCH='--delay-ms 1'
 	cargo build --release --locked -p pgfiles -p pgfiles-bench

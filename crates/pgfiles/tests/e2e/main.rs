@@ -8,6 +8,7 @@ mod conformance;
 mod faults;
 mod harness;
 mod large;
+mod limits;
 mod many_mounts;
 mod real_programs;
 mod shared;

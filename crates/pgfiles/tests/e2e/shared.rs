@@ -20,7 +20,7 @@ fn two_mounts() -> (Sandbox, Sandbox, PathBuf, PathBuf) {
 }
 
 /// A process that opens files and locks them as it is told, a line each.
-struct Locker {
+pub struct Locker {
     child: Child,
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
@@ -59,7 +59,7 @@ for line in sys.stdin:
 "#;
 
 impl Locker {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", LOCKER]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3");
@@ -67,23 +67,23 @@ impl Locker {
         Self { child, orders, answers }
     }
 
-    fn with(path: &Path) -> Self {
+    pub fn with(path: &Path) -> Self {
         let mut locker = Self::new();
         assert_eq!(locker.ask(&format!("open f {}", path.display())), "ok");
         locker
     }
 
-    fn send(&mut self, order: &str) {
+    pub fn send(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
     }
 
-    fn answer(&mut self) -> String {
+    pub fn answer(&mut self) -> String {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    fn ask(&mut self, order: &str) -> String {
+    pub fn ask(&mut self, order: &str) -> String {
         self.send(order);
         self.answer()
     }
