@@ -99,6 +99,12 @@ fn crowd_and_huge(durability: &str) {
     crowd.hears("held");
     let unsaved = user.status(&mount)["unsaved"].clone();
     assert_eq!(unsaved["open_files"], count, "{unsaved}");
+    println!(
+        "{durability}: held: {} MiB, at most {} MiB; {} unsaved",
+        memory(daemon).1 >> 20,
+        memory(daemon).0 >> 20,
+        unsaved["bytes"]
+    );
     let digest = std::thread::scope(|scope| {
         let huge = scope.spawn(|| {
             let mut command = Command::new("python3");
@@ -119,6 +125,7 @@ fn crowd_and_huge(durability: &str) {
         assert!(others > 0);
         String::from_utf8(output.stdout).unwrap()
     });
+    println!("{durability}: with the huge one: at most {} MiB; {}", memory(daemon).0 >> 20, user.status(&mount)["queue"]);
     writeln!(crowd.orders).unwrap();
     crowd.hears("closed");
     let peak = memory(daemon).0;
