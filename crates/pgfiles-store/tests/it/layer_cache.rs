@@ -425,11 +425,7 @@ fn with_disk(dir: &Path, cache_max_bytes: u64) -> StackConfig {
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for fan in std::fs::read_dir(dir.join("blocks")).unwrap() {
-        found.extend(std::fs::read_dir(fan.unwrap().path()).unwrap().map(|file| file.unwrap().path()));
-    }
-    found
+    std::fs::read_dir(dir.join("v2")).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
 /// Rows of random bytes on the server: small ones, one of several blocks, one that ends at a block.

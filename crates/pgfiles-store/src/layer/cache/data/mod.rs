@@ -84,14 +84,16 @@ impl Data {
     /// The blocks that are on disk, in the order asked for. Reads off the runtime's threads.
     pub async fn on_disk(&self, keys: Vec<BlockKey>) -> Vec<Option<Bytes>> {
         let Some(disk) = self.disk.clone().filter(|disk| disk.is_readable()) else { return vec![None; keys.len()] };
-        let count = keys.len();
-        let reading = tokio::task::spawn_blocking(move || keys.iter().map(|key| disk.get(key).map(|b| (*key, b))).collect());
-        let found: Vec<Option<(BlockKey, Bytes)>> = reading.await.unwrap_or_else(|_| vec![None; count]);
-        for (key, bytes) in found.iter().flatten() {
-            self.disk_hits.fetch_add(1, Relaxed);
-            self.remember(*key, bytes.clone(), false);
+        let asked = keys.clone();
+        let reading = tokio::task::spawn_blocking(move || disk.get(&asked));
+        let found = reading.await.unwrap_or_else(|_| vec![None; keys.len()]);
+        for (key, bytes) in keys.iter().zip(&found) {
+            if let Some(bytes) = bytes {
+                self.disk_hits.fetch_add(1, Relaxed);
+                self.remember(*key, bytes.clone(), false);
+            }
         }
-        found.into_iter().map(|block| block.map(|(_, bytes)| bytes)).collect()
+        found
     }
 
     /// Keeps a block that the server gave, or that was written to it.
@@ -140,7 +142,7 @@ impl Data {
     /// Waits until all that is in memory is on the disk.
     pub async fn flush(&self) {
         if let Some(disk) = &self.disk {
-            disk.put_all(self.memory.take_unsaved()).await;
+            disk.put_all(self.memory.take_unsaved());
             disk.flush().await;
         }
     }

@@ -1,51 +1,22 @@
-//! A block as a file: its name and its bytes. Pure.
+//! A block as it lies in a pack: a header, then its bytes. Pure.
 //!
-//! 56 bytes of header, then the block: magic, format, CRC-32C of all that follows it, length, block number, row,
-//! lineage (zeros for none). Numbers are little endian.
+//! The header has 56 bytes: magic, format, CRC-32C of all that follows it, length, block number, row, lineage (zeros
+//! for none). Numbers are little endian.
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::layer::cache::data::{BLOCK_BYTES, BlockKey};
 
-const MAGIC: &[u8; 8] = b"pgfcache";
-const FORMAT: u32 = 1;
-const HEADER: usize = 56;
+const MAGIC: &[u8; 8] = b"pgfblock";
+const FORMAT: u32 = 2;
+/// Bytes in front of those of the block.
+pub const HEADER: usize = 56;
+/// The most bytes of a block with its header.
+pub const RECORD_BYTES_MAX: usize = HEADER + BLOCK_BYTES as usize;
 
-/// Where the block lies: one of 256 directories, by the last byte of the row's id (the most random one of every kind of
-/// uuid), then a name that says it all.
-pub fn file_name(key: &BlockKey) -> String {
-    let id = key.id.0.simple();
-    let fan = key.id.0.as_bytes()[15];
-    match key.lineage {
-        Some(lineage) => format!("{fan:02x}/{id}-{}-{:x}", lineage.0.simple(), key.block),
-        None => format!("{fan:02x}/{id}-{:x}", key.block),
-    }
-}
-
-/// The file's bytes.
-pub fn encode(key: &BlockKey, block: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER + block.len());
-    out.extend_from_slice(&header(key, block));
-    out.extend_from_slice(block);
-    let sum = crc32c::crc32c(&out[16..]);
-    out[12..16].copy_from_slice(&sum.to_le_bytes());
-    out
-}
-
-/// The block in a file; `None` where anything about it is not as [`encode`] writes it.
-pub fn decode(key: &BlockKey, file: Vec<u8>) -> Option<Bytes> {
-    if file.len() < HEADER || file.len() > HEADER + BLOCK_BYTES as usize {
-        return None;
-    }
-    let expected = header(key, &file[HEADER..]);
-    let sum = crc32c::crc32c(&file[16..]).to_le_bytes();
-    let whole = file[..12] == expected[..12] && file[12..16] == sum && file[16..HEADER] == expected[16..];
-    whole.then(|| Bytes::from(file).slice(HEADER..))
-}
-
-/// The header of a block, the sum apart.
-fn header(key: &BlockKey, block: &[u8]) -> [u8; HEADER] {
+/// What stands in front of a block's bytes.
+pub fn header(key: &BlockKey, block: &[u8]) -> [u8; HEADER] {
     let mut out = [0; HEADER];
     out[..8].copy_from_slice(MAGIC);
     out[8..12].copy_from_slice(&FORMAT.to_le_bytes());
@@ -53,7 +24,18 @@ fn header(key: &BlockKey, block: &[u8]) -> [u8; HEADER] {
     out[20..24].copy_from_slice(&key.block.to_le_bytes());
     out[24..40].copy_from_slice(key.id.0.as_bytes());
     out[40..56].copy_from_slice(key.lineage.map_or(Uuid::nil(), |lineage| lineage.0).as_bytes());
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&out[16..]), block);
+    out[12..16].copy_from_slice(&sum.to_le_bytes());
     out
+}
+
+/// The block of a header and the bytes after it; `None` where anything about them is not as [`header`] says.
+pub fn decode(key: &BlockKey, record: Vec<u8>) -> Option<Bytes> {
+    if record.len() < HEADER || record.len() > RECORD_BYTES_MAX {
+        return None;
+    }
+    let whole = record[..HEADER] == header(key, &record[HEADER..]);
+    whole.then(|| Bytes::from(record).slice(HEADER..))
 }
 
 #[cfg(test)]
@@ -67,6 +49,10 @@ mod tests {
         BlockKey { id: VersionId(Uuid::from_u128(id)), lineage, block }
     }
 
+    fn encode(key: &BlockKey, block: &[u8]) -> Vec<u8> {
+        [&header(key, block), block].concat()
+    }
+
     proptest! {
         #[test]
         fn a_block_survives(id: u128, lineage in proptest::option::of(1u128..), block: u32, bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
@@ -75,7 +61,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_file_is_no_block(bytes in proptest::collection::vec(any::<u8>(), 0..400), cut: u16, flip: u8, at: u16) {
+        fn a_damaged_record_is_no_block(bytes in proptest::collection::vec(any::<u8>(), 0..400), cut: u16, flip: u8, at: u16) {
             let key = key(7, Some(8), 9);
             let whole = encode(&key, &bytes);
             let at = usize::from(at) % whole.len();
@@ -86,7 +72,7 @@ mod tests {
         }
 
         #[test]
-        fn a_block_under_another_name_is_none(other in 0u8..3) {
+        fn the_block_of_another_key_is_none(other in 0u8..3) {
             let whole = encode(&key(7, Some(8), 9), b"bytes");
             let wrong = match other { 0 => key(6, Some(8), 9), 1 => key(7, None, 9), _ => key(7, Some(8), 8) };
             prop_assert_eq!(decode(&wrong, whole), None);

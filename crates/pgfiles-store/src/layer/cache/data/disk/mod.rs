@@ -1,32 +1,41 @@
 //! Blocks on disk: bounded, shared by all mounts of the user, kept across remounts.
 //!
-//! The cache may fail in any way but one: it never gives bytes that are not the block's. A file holds one block behind
-//! a checksum that covers its key as well, and appears under its name whole (written aside, then renamed). A file that
-//! does not check is removed and counted. Everything goes through one open directory, so that mounting over its path
+//! The cache may fail in any way but one: it never gives bytes that are not the block's. Blocks that come together are
+//! appended to one file, a pack, each behind a checksum that covers its key as well; an index says where they lie, and
+//! is believed in nothing. So daemons need not agree on anything, and nothing is synchronised with the disk. A block that
+//! does not check is forgotten and counted. Everything goes through one open directory, so that mounting over its path
 //! does not matter.
 //!
 //! One thread writes and makes room, behind a bounded queue; what does not fit in the queue is not cached. After an
 //! error nothing is written for a while ([`REST`]), so a full disk heals by itself.
 
 mod block;
+mod index;
+mod old;
+mod pack;
+mod queue;
+mod reader;
+mod room;
 mod shelf;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::BlockKey;
 use crate::layer::cache::stats::DiskStats;
+use queue::{Queue, Waiting};
+use reader::{Found, Reader};
 use shelf::Shelf;
+use writer::Writer;
 
-/// Puts on their way to the disk.
-const QUEUE_PUTS_MAX: usize = 32;
 /// How long nothing is written after an error.
 const REST: Duration = Duration::from_secs(60);
 /// Room is made when this process wrote that part of the bound since the last count; as many daemons as share the
@@ -38,7 +47,7 @@ const ROOM_PERCENT: u64 = 90;
 /// The cache on disk.
 pub struct Disk {
     shared: Arc<Shared>,
-    queue: SyncSender<Message>,
+    queue: Queue,
 }
 
 struct Shared {
@@ -61,19 +70,13 @@ struct Trouble {
     text: String,
 }
 
-enum Message {
-    Put(Vec<(BlockKey, Bytes)>),
-    Flush(oneshot::Sender<()>),
-}
-
 /// Bytes and blocks in a cache directory, counted now; for commands without a daemon.
 ///
 /// # Errors
 /// What the system says. A directory that is not there holds nothing.
 pub fn usage(dir: &Path) -> io::Result<(u64, u64)> {
     let Some(shelf) = Shelf::existing(dir)? else { return Ok((0, 0)) };
-    let files = shelf.scan()?;
-    Ok((files.iter().map(|file| file.bytes).sum(), files.len() as u64))
+    room::count(&shelf).map(|room| (room.bytes, room.blocks))
 }
 
 /// Removes all blocks from a cache directory, also under live mounts; gives back bytes and blocks.
@@ -82,7 +85,7 @@ pub fn usage(dir: &Path) -> io::Result<(u64, u64)> {
 /// What the system says.
 pub fn clear(dir: &Path) -> io::Result<(u64, u64)> {
     let Some(shelf) = Shelf::existing(dir)? else { return Ok((0, 0)) };
-    shelf.clear()
+    room::clear(&shelf).map(|room| (room.bytes, room.blocks))
 }
 
 impl Disk {
@@ -99,9 +102,9 @@ impl Disk {
         let trouble = Mutex::new(trouble);
         let path = dir.to_owned();
         let shared = Arc::new(Shared { path, bytes_max, shelf, trouble, bytes, blocks, added, evictions, damaged, dropped });
-        let (queue, messages) = sync_channel(QUEUE_PUTS_MAX);
+        let (queue, waiting) = queue::queue();
         let writer = shared.clone();
-        let spawned = std::thread::Builder::new().name("pgfiles-cache".into()).spawn(move || writer.write_all(&messages));
+        let spawned = std::thread::Builder::new().name("pgfiles-cache".into()).spawn(move || writer.write_all(&waiting));
         if let Err(error) = spawned {
             shared.fail("start its thread", &error);
         }
@@ -113,56 +116,53 @@ impl Disk {
         self.shared.shelf.is_some()
     }
 
-    /// A block, if its file is there and checks. Blocks the thread.
-    pub fn get(&self, key: &BlockKey) -> Option<Bytes> {
-        let shelf = self.shared.shelf.as_ref()?;
-        let name = block::file_name(key);
-        let file = shelf.read(&name).ok()??;
-        let found = block::decode(key, file);
-        if found.is_none() {
-            self.shared.damaged.fetch_add(1, Relaxed);
-            tracing::warn!(%name, "a damaged block of the disk cache is removed");
-            let _ = shelf.remove(&name);
-        }
-        found
+    /// Those of the blocks that are there and check, in the order asked for. Blocks the thread.
+    pub fn get(&self, keys: &[BlockKey]) -> Vec<Option<Bytes>> {
+        let reader = self.shared.shelf.as_ref().map(Reader::new);
+        let Some(Ok(mut reader)) = reader else { return vec![None; keys.len()] };
+        keys.iter().map(|key| self.get_one(&mut reader, key)).collect()
     }
 
-    /// Puts blocks on their way to the disk; drops them if too many are.
+    fn get_one(&self, reader: &mut Reader<'_>, key: &BlockKey) -> Option<Bytes> {
+        match reader.read(key).ok()? {
+            Found::Block(block) => Some(block),
+            Found::Nothing => None,
+            Found::Damaged => {
+                self.shared.damaged.fetch_add(1, Relaxed);
+                tracing::warn!(row = %key.id.0, block = key.block, "a damaged block of the disk cache is forgotten");
+                None
+            }
+        }
+    }
+
+    /// Puts blocks on their way to the disk; drops them if too many are. Never waits.
     pub fn put(&self, blocks: Vec<(BlockKey, Bytes)>) {
         if self.shared.rests() {
             return;
         }
         let count = blocks.len() as u64;
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Put(blocks)) {
+        if !self.queue.put(blocks) {
             self.shared.dropped.fetch_add(count, Relaxed);
         }
     }
 
-    /// The same, and waits for room.
-    pub async fn put_all(self: &Arc<Self>, blocks: Vec<(BlockKey, Bytes)>) {
-        if blocks.is_empty() || self.shared.rests() {
-            return;
+    /// The same for blocks that stay in memory meanwhile, all of which are taken.
+    pub fn put_all(&self, blocks: Vec<(BlockKey, Bytes)>) {
+        if !blocks.is_empty() && !self.shared.rests() {
+            self.queue.put_all(blocks);
         }
-        let disk = self.clone();
-        let sent = tokio::task::spawn_blocking(move || disk.queue.send(Message::Put(blocks)).is_ok()).await;
-        debug_assert!(sent.is_ok(), "sending does not panic");
     }
 
     /// Waits until what is on its way is there.
-    pub async fn flush(self: &Arc<Self>) {
-        let (done, waiting) = oneshot::channel();
-        let disk = self.clone();
-        // The queue may be full: the thread that waits for room must not be one of the runtime's.
-        let sent = tokio::task::spawn_blocking(move || disk.queue.send(Message::Flush(done)).is_ok()).await;
-        if sent.unwrap_or(false) {
-            let _ = waiting.await;
-        }
+    pub async fn flush(&self) {
+        // An error: there is no thread that would write.
+        let _ = self.queue.flush().await;
     }
 
     /// Removes all blocks, and tries to write again at once where it had rested. Blocks the thread.
     pub fn clear(&self) {
         let Some(shelf) = &self.shared.shelf else { return };
-        match shelf.clear() {
+        match room::clear(shelf) {
             Ok(_) => {
                 self.shared.bytes.store(0, Relaxed);
                 self.shared.blocks.store(0, Relaxed);
@@ -192,41 +192,44 @@ impl Disk {
 
 impl Shared {
     /// The writing thread: ends with the last [`Disk`].
-    fn write_all(&self, messages: &Receiver<Message>) {
+    fn write_all(&self, waiting: &Waiting) {
         self.make_room();
-        while let Ok(message) = messages.recv() {
-            match message {
-                Message::Put(blocks) => blocks.iter().for_each(|(key, bytes)| self.write(key, bytes)),
-                Message::Flush(done) => drop(done.send(())),
-            }
-        }
-    }
-
-    fn write(&self, key: &BlockKey, bytes: &Bytes) {
-        let Some(shelf) = self.shelf.as_ref().filter(|_| !self.rests()) else { return };
-        match shelf.write(&block::file_name(key), &block::encode(key, bytes)) {
-            Ok(taken) => {
-                self.bytes.fetch_add(taken, Relaxed);
-                self.blocks.fetch_add(1, Relaxed);
-                self.recovered();
-                let added = self.added.fetch_add(taken, Relaxed) + taken;
-                if added > self.bytes_max / COUNT_EVERY || self.bytes.load(Relaxed) > self.bytes_max {
-                    self.make_room();
+        let mut writer = Writer::new(self.bytes_max);
+        while let Some(work) = waiting.take() {
+            let mut blocks = &work.blocks[..];
+            while let Some(shelf) = self.shelf.as_ref().filter(|_| !blocks.is_empty() && !self.rests()) {
+                match writer.write(shelf, blocks) {
+                    Ok((count, bytes)) => {
+                        blocks = &blocks[count..];
+                        self.written(count as u64, bytes);
+                    }
+                    Err(error) => {
+                        self.fail("be written", &error);
+                        // On a full disk the best thing to do is to give room back.
+                        self.make_room();
+                    }
                 }
             }
-            Err(error) => {
-                self.fail("be written", &error);
-                // On a full disk the best thing to do is to give room back.
-                self.make_room();
-            }
+            self.dropped.fetch_add(blocks.len() as u64, Relaxed);
+            waiting.done(work);
         }
     }
 
-    /// Counts all blocks, those of other daemons too, and removes those that were not used for longest while they are
-    /// over the bound. One daemon at a time; the others go on.
+    fn written(&self, blocks: u64, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.blocks.fetch_add(blocks, Relaxed);
+        self.recovered();
+        let added = self.added.fetch_add(bytes, Relaxed) + bytes;
+        if added > self.bytes_max / COUNT_EVERY || self.bytes.load(Relaxed) > self.bytes_max {
+            self.make_room();
+        }
+    }
+
+    /// Counts all blocks, those of other daemons too, and removes those that were not used for longest if they are over
+    /// the bound. One daemon at a time; the others go on.
     fn make_room(&self) {
         let Some(shelf) = &self.shelf else { return };
-        match shelf.make_room(self.bytes_max, self.bytes_max / 100 * ROOM_PERCENT) {
+        match room::make(shelf, self.bytes_max, self.bytes_max / 100 * ROOM_PERCENT) {
             Ok(None) => {}
             Ok(Some(room)) => {
                 self.bytes.store(room.bytes, Relaxed);
