@@ -597,13 +597,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_json_parses(text in r#"\{("(size|mode|ino|layout|tags|xattrs|mtime|rev)":(null|-?[0-9]{1,20}|"[a-z0-9]{0,9}"|\[\]|\{\}),?){0,3}\}"#) {
-            if let Ok(value) = serde_json::from_str(&text) {
-                let parsed = Meta::parse(value);
-                #[cfg(feature = "pg")]
-                prop_assert_eq!(parsed, RowMeta::read(text.as_bytes()).meta);
-                #[cfg(not(feature = "pg"))]
-                drop(parsed);
-            }
+            let Ok(value) = serde_json::from_str::<Value>(&text) else { return Ok(()) };
+            let parsed = Meta::parse(value.clone());
+            // As jsonb has it: no field twice.
+            #[cfg(feature = "pg")]
+            prop_assert_eq!(&parsed, &RowMeta::read(value.to_string().as_bytes()).meta);
+            drop(parsed);
         }
     }
 
