@@ -64,7 +64,7 @@ impl Plan {
             steps,
             mounts: 2,
             young_seconds: 60,
-            dirty_bytes_max: 64 << 20,
+            dirty_bytes_max: 48 << 20,
             bytes_max: 400_000,
             whole_every: 25,
             on: Kind::Memory,

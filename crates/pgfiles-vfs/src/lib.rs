@@ -104,7 +104,7 @@ impl VfsConfig {
             publish_after: Duration::from_secs(5),
             young_seconds: 60,
             cut_after: 8,
-            dirty_bytes_max: 64 << 20,
+            dirty_bytes_max: 48 << 20,
             free_bytes: 1 << 50,
             stalled_after: Duration::from_secs(90),
         }
