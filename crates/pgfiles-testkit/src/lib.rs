@@ -4,6 +4,7 @@ pub mod clock;
 pub mod fault;
 pub mod fs_suite;
 pub mod model;
+pub mod nfs_client;
 pub mod postgres;
 pub mod slow_link;
 pub mod store_suite;

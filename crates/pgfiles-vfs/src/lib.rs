@@ -150,6 +150,8 @@ pub struct Vfs {
     /// Files that are published without anyone waiting for it.
     background: Semaphore,
     usage: Mutex<Option<(Instant, Usage)>>,
+    /// Where files are by their numbers, of the last time that somebody asked.
+    walk: tokio::sync::Mutex<Option<ops::resolve::Walk>>,
     /// For a mount that shares its prefix with others.
     locking: Option<locking::Locking>,
     closing: AtomicBool,
@@ -201,6 +203,7 @@ impl Vfs {
             spills: Arc::new(Semaphore::new(buffer::SPILLS_AT_ONCE)),
             background: Semaphore::new(publish::BACKGROUND_MAX),
             usage: Mutex::new(None),
+            walk: tokio::sync::Mutex::new(None),
             closing: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
             clock,

@@ -11,6 +11,7 @@ mod read;
 mod readdir;
 mod remove;
 mod rename;
+pub(crate) mod resolve;
 pub mod seek;
 mod setattr;
 pub mod statfs;
