@@ -38,7 +38,7 @@ pub struct Mount {
     /// The log file; empty where the log goes to stderr.
     #[serde(with = "path_text")]
     pub log: PathBuf,
-    /// `fuse`.
+    /// `fuse` or `nfs`.
     pub backend: String,
     /// Whether it refuses changes.
     pub read_only: bool,

@@ -14,6 +14,7 @@ pub mod locate;
 mod mount;
 mod purge;
 mod restore;
+mod serve_nfs;
 mod shell_hook;
 mod status;
 mod unmount;
@@ -57,6 +58,7 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     Flush(flush::Args),
+    ServeNfs(serve_nfs::Args),
     Doctor(doctor::Args),
     ShellHook(shell_hook::Args),
     Grant(access::GrantArgs),
@@ -149,6 +151,9 @@ impl Cli {
         if let Command::Mount(args) = &self.command {
             return mount::run(context, args);
         }
+        if let Command::ServeNfs(args) = &self.command {
+            return serve_nfs::run(&context, args);
+        }
         log_to_stderr(&context.settings);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|error| Failure::io("cannot start", &error))?;
@@ -178,7 +183,9 @@ impl Command {
             Command::Grant(args) => access::grant(context, args).await,
             Command::Revoke(args) => access::revoke(context, args).await,
             Command::Grants(args) => access::grants(context, args).await,
-            Command::Mount(_) | Command::ShellHook(_) | Command::Daemon { .. } => Err(Failure::failed("handled before")),
+            Command::Mount(_) | Command::ServeNfs(_) | Command::ShellHook(_) | Command::Daemon { .. } => {
+                Err(Failure::failed("handled before"))
+            }
         }
     }
 }

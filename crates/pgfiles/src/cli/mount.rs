@@ -62,6 +62,7 @@ pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
         login: Login::of_process(),
         allow_other: args.allow_other,
         foreground: args.foreground,
+        door: daemon::Door::Fuse,
     };
     if args.foreground {
         return Err(daemon::become_daemon(&order));

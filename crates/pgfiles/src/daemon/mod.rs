@@ -7,10 +7,13 @@
 //! Shutdown order: publish and drain while the mount still answers, then unmount, then publish what came last, then
 //! end the layers, then the registration, then answer who asked. The daemon never touches a path under its mount.
 
+mod front;
 mod housekeeping;
 mod recovery;
 mod serve;
 mod unmount;
+
+pub use front::Door;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -64,6 +67,9 @@ pub struct Order {
     pub allow_other: bool,
     /// Stay where it was started.
     pub foreground: bool,
+    /// How programs come in.
+    #[serde(default)]
+    pub door: Door,
 }
 
 /// What a daemon says of its start.
@@ -227,7 +233,7 @@ where
     W: io::Write,
 {
     let filter = tracing_subscriber::EnvFilter::new(format!(
-        "off,pgfiles={0},pgfiles_store={0},pgfiles_vfs={0},pgfiles_fuse={0}",
+        "off,pgfiles={0},pgfiles_store={0},pgfiles_vfs={0},pgfiles_fuse={0},pgfiles_nfs={0}",
         level.as_str()
     ));
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).with_target(false);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
-use pgfiles_fuse::{FuseError, MountOptions, Session};
+use pgfiles_nfs::Server;
 use pgfiles_store::Key;
 use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::layer::log::Mode;
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use super::front::{self, Door, Front, NFS_RETRY};
 use super::unmount::Ending;
 use super::{Order, Started, housekeeping, let_go, log_to, report};
 use crate::config::{Durability, Owner, Settings, secret};
@@ -48,6 +49,8 @@ pub(super) struct Daemon {
     pub(super) has_beaten: AtomicBool,
     service: Service,
     ending: mpsc::Sender<Ending>,
+    /// Where programs come in over NFS.
+    pub(super) nfs: Option<Arc<Server>>,
     mount: Mount,
     _lease: Option<Lease>,
 }
@@ -67,16 +70,16 @@ pub(super) async fn run(order: Order) -> Result<()> {
         () = mounter_gone(), if !foreground => return Err(Failure::failed("interrupted")),
         () = signals.next() => return Err(Failure::failed("interrupted")),
     };
-    let (daemon, session, registered) = started;
+    let (daemon, front, registered) = started;
     let heard = foreground || report(&Started::Ready);
     if !foreground {
         let_go();
     }
-    tracing::info!(mountpoint = %daemon.order.mountpoint.display(), "mounted");
-    serve_until_the_end(daemon, session, registered, signals, endings, heard).await
+    tracing::info!(at = %daemon.order.mountpoint.display(), "serving");
+    serve_until_the_end(daemon, front, registered, signals, endings, heard).await
 }
 
-type Parts = (Arc<Daemon>, Session, Registered);
+type Parts = (Arc<Daemon>, Front, Registered);
 
 async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -> Result<Parts> {
     let dsn = settings.dsn()?.to_owned();
@@ -87,7 +90,7 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     }
     let pg = Arc::new(PgStore::lazy(ready.dsn, connect::options(&settings, &order.id)));
     pg.hello().await?;
-    let stack = Stack::new(pg.clone(), stack_config(&settings));
+    let stack = Stack::new(pg.clone(), stack_config(&settings, &order.door));
     let by = Arc::new(connect::by(Some(&order.id), &settings.tags));
     let config = vfs_config(&order, &settings, by.clone());
     let clock = Arc::new(SystemClock);
@@ -111,14 +114,7 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
     // The socket first: whoever finds the registration may ask.
     let listener = listen(&order.socket)?;
     let registered = dirs.register(&mount)?;
-    let options = MountOptions {
-        allow_other: order.allow_other || (settings.owner == Owner::Stored && rustix::process::geteuid().is_root()),
-        fsname: mount_table::SOURCE.into(),
-        read_only: settings.read_only,
-        ..MountOptions::new(&order.mountpoint)
-    };
-    let session =
-        pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current()).map_err(|error| mount_failed(&error))?;
+    let (front, nfs) = front::open(&order, &settings, &dirs, &vfs).await?;
     let daemon = Arc::new(Daemon {
         order,
         settings,
@@ -128,32 +124,24 @@ async fn start(order: Order, settings: Settings, ending: mpsc::Sender<Ending>) -
         has_beaten: AtomicBool::new(false),
         service,
         ending,
+        nfs,
         mount,
         _lease: ready.lease,
     });
     tokio::spawn(serve(listener, daemon.clone()));
     housekeeping::start(&daemon, pg);
-    Ok((daemon, session, registered))
+    Ok((daemon, front, registered))
 }
 
-fn mount_failed(error: &FuseError) -> Failure {
-    let hint = match error {
-        FuseError::Mount(_, cause) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
-            "; in a container mounting needs --cap-add SYS_ADMIN"
-        }
-        _ => "",
-    };
-    Failure::failed(format!("{error}{hint}"))
-}
-
-fn stack_config(settings: &Settings) -> StackConfig {
+fn stack_config(settings: &Settings, door: &Door) -> StackConfig {
     StackConfig {
         durability: match settings.durability {
             Durability::Close => Mode::Close,
             Durability::Sync => Mode::Sync,
             Durability::Writeback => Mode::Writeback,
         },
-        retry_timeout: settings.retry_timeout,
+        // A client of NFS is told to ask again, for as long as the setting says.
+        retry_timeout: if *door == Door::Fuse { settings.retry_timeout } else { settings.retry_timeout.min(NFS_RETRY) },
         metadata_ttl: settings.cache_metadata_ttl,
         cache_dir: Some(settings.cache_dir.clone()),
         cache_max_bytes: settings.cache_max_size,
@@ -190,7 +178,7 @@ fn mount_of(order: &Order, settings: &Settings, dsn: &str) -> Mount {
         place: order.place.clone(),
         socket: order.socket.clone(),
         log: order.log.clone(),
-        backend: "fuse".into(),
+        backend: order.door.name().into(),
         read_only: settings.read_only,
         started: SystemClock.now().to_string(),
         release: env!("CARGO_PKG_VERSION").into(),
@@ -231,13 +219,13 @@ async fn mounter_gone() {
 
 async fn serve_until_the_end(
     daemon: Arc<Daemon>,
-    session: Session,
+    front: Front,
     registered: Registered,
     mut signals: Signals,
     mut endings: mpsc::Receiver<Ending>,
     heard: bool,
 ) -> Result<()> {
-    let mut ended = tokio::task::spawn_blocking(move || session.wait()).fuse();
+    let mut ended = tokio::spawn(front.closed()).fuse();
     let ending = if heard {
         tokio::select! {
             Some(ending) = endings.recv() => ending,

@@ -159,6 +159,10 @@ impl Daemon {
         }
         // Ends with the last open file; who merely stands in the mount is not waited for.
         let _ = tokio::time::timeout(SESSION_WAIT, session).await;
+        if let Some(server) = &self.nfs {
+            // What clients have open is released, and so published.
+            server.end().await;
+        }
         let after = timeout_at(until.max(Instant::now() + Duration::from_secs(1)), self.save()).await;
         tracing::debug!(before = before.is_ok(), after = after.is_ok(), "saved");
         let saved = matches!(after, Ok(Ok(())));
