@@ -257,20 +257,47 @@ fn a_mebibyte_at_a_time() {
     client.run(|all| all.handle(&file).close(id)).ok();
 }
 
-/// Requests of one connection are carried out beside one another: 64 that wait for the store take as long as one.
+/// Requests of one connection wait for the store beside one another: all of them are there before the first is answered.
 #[test]
 fn slots_wait_beside_one_another() {
+    use pgfiles_testkit::fault::{Call, Fault};
     use pgfiles_testkit::nfs_client::Compound;
+    const SLOTS: u32 = 8;
     let served = served();
     let client = served.client();
     let mut connection = served.connect();
-    let start = Instant::now();
-    for slot in 1..40 {
-        let name = format!("d{slot}");
-        connection.send(&Compound::new().sequence(client.session, slot, 1, true).root().mkdir(name.as_bytes(), 0o755)).unwrap();
+    let how = How::Create(mode(0o644));
+    let mut send = |sequence: u32, all: &dyn Fn(Compound, &[u8]) -> Compound| {
+        for slot in 1..=SLOTS {
+            let name = format!("f{slot}");
+            let compound = all(Compound::new().sequence(client.session, slot, sequence, true).root(), name.as_bytes());
+            connection.send(&compound).unwrap();
+        }
+    };
+    served.faults.reset_counts();
+    served.faults.plan(Some(Call::Commit), 0, Fault::Hold, SLOTS.into());
+    send(1, &|all, name| all.open(name, (2, 0), &how, Claim::Name(name)).write(CURRENT, 0, 0, b"x").close(CURRENT));
+    let until = Instant::now() + Duration::from_secs(30);
+    while served.faults.calls(Call::Commit) < SLOTS.into() {
+        assert!(Instant::now() < until, "only {} commits are under way", served.faults.calls(Call::Commit));
+        std::thread::sleep(Duration::from_millis(5));
     }
-    for _ in 1..40 {
+    served.faults.release();
+    for _ in 0..SLOTS {
         connection.reply().ok();
     }
-    assert!(start.elapsed() < Duration::from_secs(30), "stuck");
+}
+
+/// NFS.md §2: a store that is away is a delay; what was asked for is not done later, and may be asked for again.
+#[test]
+fn a_store_that_is_away_is_a_delay() {
+    use pgfiles_store::error::Kind;
+    use pgfiles_testkit::fault::{Call, Fault};
+    let served = served();
+    let mut client = served.client();
+    served.faults.plan(Some(Call::Commit), 0, Fault::Fail(Kind::Unavailable), 1000);
+    assert_eq!(client.run(|all| all.root().mkdir(b"d", 0o755)).status, 10_008, "NFS4ERR_DELAY");
+    served.faults.heal();
+    assert_eq!(client.ask(|all| all.path("d")).status, NOENT);
+    client.run(|all| all.root().mkdir(b"d", 0o755)).ok();
 }

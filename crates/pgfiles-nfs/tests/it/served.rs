@@ -11,6 +11,7 @@ use pgfiles_store::clock::SystemClock;
 use pgfiles_store::layer::{Stack, StackConfig};
 use pgfiles_store::mem::MemStore;
 use pgfiles_store::store::Store as _;
+use pgfiles_testkit::fault::FaultStore;
 use pgfiles_testkit::nfs_client::{Client, Connection, User};
 use pgfiles_vfs::{Vfs, VfsConfig};
 use tokio::runtime::Runtime;
@@ -20,6 +21,7 @@ pub struct Served {
     pub vfs: Arc<Vfs>,
     pub server: Arc<Server>,
     pub store: Arc<MemStore>,
+    pub faults: Arc<FaultStore>,
     pub address: SocketAddr,
     clients_file: Option<PathBuf>,
 }
@@ -35,8 +37,10 @@ pub fn served_again_later(dir: &std::path::Path) -> Served {
 
 fn over(store: Arc<MemStore>, clients_file: Option<PathBuf>) -> Served {
     let runtime = Runtime::new().unwrap();
+    let faults = Arc::new(FaultStore::new(store.clone()));
     let (vfs, server, listener) = runtime.block_on(async {
-        let stack = Stack::new(store.clone(), StackConfig::default());
+        let settings = StackConfig { retry_timeout: Duration::from_millis(200), ..StackConfig::default() };
+        let stack = Stack::new(faults.clone(), settings);
         let config = VfsConfig::new(Prefix::new("agents/7").unwrap(), "test");
         let vfs = Vfs::new(stack.store, stack.fresh, config, Arc::new(SystemClock));
         let config = NfsConfig { retry_timeout: Duration::from_secs(60), clients_file: clients_file.clone(), only_uid: None };
@@ -45,7 +49,7 @@ fn over(store: Arc<MemStore>, clients_file: Option<PathBuf>) -> Served {
     });
     let address = listener.address().unwrap();
     runtime.spawn(server.clone().serve(listener));
-    Served { runtime, vfs, server, store, address, clients_file }
+    Served { runtime, vfs, server, store, faults, address, clients_file }
 }
 
 impl Served {

@@ -7,6 +7,7 @@ mod files;
 mod json;
 mod local;
 mod mount;
+mod nfs;
 mod outage;
 mod readme;
 mod server;
