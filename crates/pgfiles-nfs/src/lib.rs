@@ -16,6 +16,7 @@ mod core;
 mod filehandle;
 mod grace;
 mod listing;
+pub mod mount;
 mod nodes;
 mod ops;
 mod outage;

@@ -30,9 +30,32 @@ impl Mounted {
     pub fn is_ours(&self) -> bool {
         self.kind.starts_with("fuse") && self.source == SOURCE
     }
+
+    /// Whether it is a mount of NFS from this machine, whoever serves that.
+    pub fn is_local_nfs(&self) -> bool {
+        self.kind.starts_with("nfs") && (self.source.starts_with("127.0.0.1:") || self.source.starts_with('<'))
+    }
 }
 
-/// Everything that is mounted, in the order of mounting. Empty where the system has no such table.
+/// Everything that is mounted, in the order of mounting. Empty where the system does not say.
+#[cfg(not(target_os = "linux"))]
+pub fn all() -> Vec<Mounted> {
+    let output = Command::new("mount").stdin(Stdio::null()).output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().filter_map(parse_listed).collect()
+}
+
+/// `<socket>:/ on /Users/me/work (nfs, nodev, nosuid)`, as mount(8) of the BSDs lists it.
+#[cfg_attr(target_os = "linux", allow(dead_code))]
+fn parse_listed(line: &str) -> Option<Mounted> {
+    let (rest, options) = line.rsplit_once(" (")?;
+    let (source, at) = rest.split_once(" on ")?;
+    let kind = options.split([',', ')']).next()?;
+    Some(Mounted { at: at.into(), kind: kind.into(), source: source.into() })
+}
+
+/// Everything that is mounted, in the order of mounting. Empty where the system does not say.
+#[cfg(target_os = "linux")]
 pub fn all() -> Vec<Mounted> {
     let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     text.split(|&b| b == b'\n').filter_map(parse).collect()
@@ -123,6 +146,9 @@ mod tests {
         let line = br"36 35 98:0 / /mnt/a\040b rw,noatime shared:1 master:2 - fuse.pgfiles pgfiles rw";
         assert_eq!(parse(line), Some(Mounted { at: "/mnt/a b".into(), kind: "fuse.pgfiles".into(), source: "pgfiles".into() }));
         assert_eq!(parse(b""), None);
+        let listed = parse_listed("</tmp/x/s>:/ on /Users/me/my work (nfs, nodev, nosuid, mounted by me)");
+        assert_eq!(listed, Some(Mounted { at: "/Users/me/my work".into(), kind: "nfs".into(), source: "</tmp/x/s>:/".into() }));
+        assert!(listed.is_some_and(|mounted| mounted.is_local_nfs()));
         assert!(!all().is_empty());
     }
 }

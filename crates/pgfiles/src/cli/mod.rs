@@ -70,6 +70,12 @@ enum Command {
         /// Shown by `ps`; the order says it, too.
         mountpoint: Option<OsString>,
     },
+    /// Takes a mount away when its daemon is gone; run by it.
+    #[command(name = crate::daemon::WATCH, hide = true)]
+    Watch {
+        /// Absolute.
+        mountpoint: std::path::PathBuf,
+    },
 }
 
 /// What every command gets.
@@ -141,6 +147,7 @@ impl Cli {
     fn execute(self, flags: &BTreeMap<&'static str, String>) -> Result<Exit> {
         match &self.command {
             Command::Daemon { .. } => return crate::daemon::main(),
+            Command::Watch { mountpoint } => return crate::daemon::watch(mountpoint).map(|()| Exit::Done),
             // Needs no settings, and is read by shells at every start.
             Command::ShellHook(args) => return shell_hook::run(args),
             _ => {}
@@ -183,7 +190,7 @@ impl Command {
             Command::Grant(args) => access::grant(context, args).await,
             Command::Revoke(args) => access::revoke(context, args).await,
             Command::Grants(args) => access::grants(context, args).await,
-            Command::Mount(_) | Command::ServeNfs(_) | Command::ShellHook(_) | Command::Daemon { .. } => {
+            Command::Mount(_) | Command::ServeNfs(_) | Command::ShellHook(_) | Command::Daemon { .. } | Command::Watch { .. } => {
                 Err(Failure::failed("handled before"))
             }
         }

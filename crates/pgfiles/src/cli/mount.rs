@@ -29,9 +29,21 @@ pub(super) struct Args {
     /// Mount over a directory that holds files: they are hidden until unmounted.
     #[arg(long)]
     allow_nonempty: bool,
+    /// How programs come in: `fuse`, the default on Linux, or `nfs`, the default on macOS.
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
     /// Let other users in (always so for a root mount with stored owners).
     #[arg(long)]
     allow_other: bool,
+}
+
+/// See [`Args`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    /// The kernel's FUSE.
+    Fuse,
+    /// An NFS v4.1 server of our own, which the system's client mounts.
+    Nfs,
 }
 
 pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
@@ -49,7 +61,11 @@ pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
     let dsn = context.settings.dsn()?.to_owned();
     let place = connect::place(&dsn)?;
     let mountpoint = check_mountpoint(&context, Path::new(path), args.allow_nonempty)?;
-    check_fuse()?;
+    let backend = args.backend.unwrap_or(if cfg!(target_os = "macos") { Backend::Nfs } else { Backend::Fuse });
+    match backend {
+        Backend::Fuse => check_fuse()?,
+        Backend::Nfs => check_nfs()?,
+    }
     let id = connect::new_id();
     let order = Order {
         socket: context.dirs.socket_path(&id)?,
@@ -62,7 +78,7 @@ pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
         login: Login::of_process(),
         allow_other: args.allow_other,
         foreground: args.foreground,
-        door: daemon::Door::Fuse,
+        door: if backend == Backend::Nfs { daemon::Door::NfsMount } else { daemon::Door::Fuse },
     };
     if args.foreground {
         return Err(daemon::become_daemon(&order));
@@ -139,6 +155,9 @@ pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
     }
     for listed in context.dirs.list() {
         if listed.mount.mountpoint == at && !listed.alive {
+            if listed.mount.backend == "nfs" && mount_table::at(at).is_some_and(|mounted| mounted.is_local_nfs()) {
+                daemon::unmount_now(at)?;
+            }
             listed.forget();
             found = true;
         }
@@ -150,10 +169,18 @@ pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
     Ok(found)
 }
 
+/// Whether the system's client of NFS can be used, as far as that shows before it is tried.
+fn check_nfs() -> Result<()> {
+    if cfg!(target_os = "linux") && !rustix::process::geteuid().is_root() {
+        return Err(Failure::failed("mounting NFS takes root on Linux: use `--backend fuse`, or `pgfiles serve-nfs`"));
+    }
+    Ok(())
+}
+
 /// Whether FUSE can be used, with the remedy where not.
 pub(super) fn check_fuse() -> Result<()> {
     if !cfg!(target_os = "linux") {
-        return Err(Failure::failed("this release mounts on Linux only; commands without a mount work here"));
+        return Err(Failure::failed("there is no FUSE here: use `--backend nfs`"));
     }
     let device = Path::new("/dev/fuse");
     let container = "in a container: run it with `--device /dev/fuse --cap-add SYS_ADMIN`";

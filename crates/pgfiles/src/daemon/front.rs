@@ -1,11 +1,13 @@
 //! Through which door programs come in: the kernel's FUSE, or NFS v4.1.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgfiles_fuse::{FuseError, MountOptions, Session};
+use pgfiles_nfs::mount::{self, Endpoint, MountError};
 use pgfiles_nfs::{Listener, NfsConfig, Server};
 use pgfiles_vfs::Vfs;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,11 @@ use crate::registry::Dirs;
 /// How long a request may wait for a server that is away before an NFS client is told to ask again.
 pub(super) const NFS_RETRY: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the mount is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The hidden subcommand that takes a mount away when its daemon is gone.
+pub const WATCH: &str = "nfs-watch";
+
 /// Which door.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +34,8 @@ pub enum Door {
     /// `/dev/fuse`, on the mount point.
     #[default]
     Fuse,
+    /// NFS v4.1, which the system's client mounts on the mount point.
+    NfsMount,
     /// A port that NFS v4.1 is served on; nothing is mounted.
     NfsPort(SocketAddr),
     /// A Unix socket, the same.
@@ -38,7 +47,7 @@ impl Door {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Fuse => "fuse",
-            Self::NfsPort(_) | Self::NfsSocket(_) => "nfs",
+            Self::NfsMount | Self::NfsPort(_) | Self::NfsSocket(_) => "nfs",
         }
     }
 }
@@ -46,7 +55,56 @@ impl Door {
 /// An open door.
 pub(super) enum Front {
     Fuse(Session),
+    /// Until it is unmounted there.
+    NfsMount(PathBuf, Watch),
     Nfs,
+}
+
+/// A process that unmounts when this one is gone, however it went: its stdin ends then.
+pub(super) struct Watch(Child);
+
+impl Watch {
+    fn start(mountpoint: &Path) -> Result<Self> {
+        let this =
+            if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe().unwrap_or_default() };
+        let mut command = Command::new(this);
+        command.arg(WATCH).arg(mountpoint).stdin(Stdio::piped()).stdout(Stdio::null());
+        let child =
+            command.spawn().map_err(|error| Failure::io("cannot start the process that watches over the mount", &error))?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// The watching process: waits for the end of its stdin, and takes the mount away if it is still there.
+///
+/// # Errors
+/// The mount could not be taken away.
+pub fn watch(mountpoint: &Path) -> Result<()> {
+    let _ = rustix::process::setsid();
+    let mut byte = [0];
+    while matches!(std::io::Read::read(&mut std::io::stdin(), &mut byte), Ok(1..)) {}
+    if mount_table::at(mountpoint).is_some_and(|mounted| mounted.is_local_nfs()) { unmount_now(mountpoint) } else { Ok(()) }
+}
+
+/// Takes a mount of NFS away without waiting for anybody.
+///
+/// # Errors
+/// The system refuses.
+pub fn unmount_now(mountpoint: &Path) -> Result<()> {
+    let output = mount::unmount_command(mountpoint, true).output();
+    let output = output.map_err(|error| Failure::io("cannot run umount", &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Failure::failed(format!("cannot unmount {}: {why}", mountpoint.display())))
 }
 
 /// Opens it. With the server, where it is one of NFS.
@@ -59,6 +117,7 @@ pub(super) async fn open(
     dirs: &Dirs,
     vfs: &Arc<Vfs>,
 ) -> Result<(Front, Option<Arc<Server>>)> {
+    let mut socket = None;
     let listener = match &order.door {
         Door::Fuse => {
             let options = MountOptions {
@@ -69,6 +128,16 @@ pub(super) async fn open(
             };
             let session = pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current());
             return Ok((Front::Fuse(session.map_err(|error| mount_failed(&error))?), None));
+        }
+        Door::NfsMount if cfg!(target_os = "macos") => {
+            let path = order.socket.with_extension("nfs");
+            socket = Some(path.clone());
+            let bound = Listener::unix(path);
+            bound.map_err(|error| Failure::io("cannot listen on a socket", &error))?
+        }
+        Door::NfsMount => {
+            let bound = Listener::tcp((Ipv4Addr::LOCALHOST, 0).into()).await;
+            bound.map_err(|error| Failure::io("cannot listen on a port of this machine", &error))?
         }
         Door::NfsPort(address) => {
             let bound = Listener::tcp(*address).await;
@@ -86,7 +155,14 @@ pub(super) async fn open(
         only_uid: mine.then(|| rustix::process::getuid().as_raw()),
     };
     let server = Server::new(vfs.clone(), config);
-    if let Some(address) = listener.address() {
+    let address = listener.address();
+    if order.door == Door::NfsMount {
+        tokio::spawn(server.clone().serve(listener));
+        mount_nfs(order, settings, &server, (socket, address)).await?;
+        let watch = Watch::start(&order.mountpoint)?;
+        return Ok((Front::NfsMount(order.mountpoint.clone(), watch), Some(server)));
+    }
+    if let Some(address) = address {
         let port = address.port();
         let host = address.ip();
         crate::output::say(format!(
@@ -98,6 +174,47 @@ pub(super) async fn open(
     }
     tokio::spawn(server.clone().serve(listener));
     Ok((Front::Nfs, Some(server)))
+}
+
+/// Has the system mount what is served; over a socket, or where that is refused over a port.
+async fn mount_nfs(
+    order: &Order,
+    settings: &Settings,
+    server: &Arc<Server>,
+    (socket, address): (Option<PathBuf>, Option<SocketAddr>),
+) -> Result<()> {
+    let attempt = |endpoint: Endpoint| {
+        let (mountpoint, read_only) = (order.mountpoint.clone(), settings.read_only);
+        async move {
+            let mounting = tokio::task::spawn_blocking(move || mount::mount(&endpoint, &mountpoint, read_only)).await;
+            mounting.unwrap_or_else(|error| Err(MountError::Refused(error.to_string())))
+        }
+    };
+    let failed = |error: MountError| {
+        let at = order.mountpoint.display();
+        let remedy = match &error {
+            MountError::NoProgram(_) => "install it, or use `--backend fuse`",
+            _ if !cfg!(target_os = "macos") => "mounting NFS takes root and a kernel with NFS 4.1 (`modprobe nfsv4`)",
+            _ => "the directory must be your own",
+        };
+        Failure::failed(format!("cannot mount on {at}: {error}; {remedy}"))
+    };
+    let over_socket = match socket {
+        Some(path) => attempt(Endpoint::Socket(path)).await,
+        None => Err(MountError::Refused(String::new())),
+    };
+    match (over_socket, address) {
+        (Ok(()), _) => Ok(()),
+        (Err(_), Some(address)) => attempt(Endpoint::Port(address)).await.map_err(failed),
+        (Err(error), None) => {
+            tracing::warn!(%error, "not mounted over a socket: a port is tried");
+            let listener = Listener::tcp((Ipv4Addr::LOCALHOST, 0).into()).await;
+            let listener = listener.map_err(|error| Failure::io("cannot listen on a port of this machine", &error))?;
+            let address = listener.address().ok_or_else(|| Failure::failed("a port without an address"))?;
+            tokio::spawn(server.clone().serve(listener));
+            attempt(Endpoint::Port(address)).await.map_err(failed)
+        }
+    }
 }
 
 /// Where it is noted who has files open: the same for the same files, so that a restarted server finds it.
@@ -119,6 +236,11 @@ impl Front {
                 let waited = tokio::task::spawn_blocking(move || session.wait()).await;
                 if let Ok(Err(error)) = waited {
                     tracing::error!(%error, "serving ended");
+                }
+            }
+            Self::NfsMount(mountpoint, _watch) => {
+                while mount_table::at(&mountpoint).is_some_and(|mounted| mounted.is_local_nfs()) {
+                    tokio::time::sleep(LOOK_EVERY).await;
                 }
             }
             Self::Nfs => std::future::pending().await,

@@ -13,7 +13,7 @@ mod recovery;
 mod serve;
 mod unmount;
 
-pub use front::Door;
+pub use front::{Door, WATCH, unmount_now, watch};
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::front::{Door, unmount_now};
 use super::housekeeping;
 use super::serve::Daemon;
 use crate::config::units;
@@ -155,7 +156,7 @@ impl Daemon {
         // While the mount still answers, so that what programs wrote last is seen by all.
         let before = timeout_at(until, self.save()).await;
         if self.is_mounted() {
-            mount_table::detach(&self.order.mountpoint)?;
+            self.unmount(until).await?;
         }
         // Ends with the last open file; who merely stands in the mount is not waited for.
         let _ = tokio::time::timeout(SESSION_WAIT, session).await;
@@ -176,6 +177,23 @@ impl Daemon {
             self.stack.shutdown(Some(limit)).await?;
         }
         Ok(recovered)
+    }
+
+    /// Takes the mount away. A client of NFS first writes back what it holds, as long as that may take.
+    async fn unmount(&self, until: Instant) -> Result<()> {
+        if self.order.door == Door::Fuse {
+            return mount_table::detach(&self.order.mountpoint);
+        }
+        let command = pgfiles_nfs::mount::unmount_command(&self.order.mountpoint, false);
+        let mut command = tokio::process::Command::from(command);
+        command.stderr(std::process::Stdio::null()).kill_on_drop(true);
+        let done = timeout_at(until, command.status()).await;
+        if !self.is_mounted() {
+            return Ok(());
+        }
+        // Somebody stands in it, or the server is away.
+        tracing::debug!(?done, "unmounted without waiting");
+        unmount_now(&self.order.mountpoint)
     }
 
     async fn save(&self) -> Result<()> {
