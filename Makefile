@@ -1,7 +1,7 @@
 # The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
 
 .PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny \
-	bench bench-quick model conformance pjdfstest fsx directory sqlite git archives programs stress dbench
+	bench bench-quick model conformance nfs fuzz pjdfstest fsx directory sqlite git archives programs stress dbench
 
 demo:            ## set up, build, and show the main job on a private Postgres
 	scripts/demo
@@ -54,6 +54,12 @@ model:           ## random operations against a plain model (docs/model.md): PGF
 
 conformance:     ## the suites that others wrote, at full size (docs/conformance.md); each is a target of its own too
 	scripts/conformance/all
+
+fuzz:            ## hostile compounds and spoiled bytes for the NFS server: PGFILES_TEST_FUZZ_SECONDS, an hour if not set
+	PGFILES_TEST_FUZZ_SECONDS=$${PGFILES_TEST_FUZZ_SECONDS:-3600} cargo test -p pgfiles-nfs --test it -- --nocapture fuzz
+
+nfs:             ## the NFS server with Linux's own client in a small virtual machine (docs/nfs.md)
+	scripts/conformance/nfs
 
 pjdfstest fsx directory sqlite git archives programs stress dbench: ## fewer operations: make fsx CONFORMANCE_OPS=2000
 	scripts/conformance/$@

@@ -68,6 +68,8 @@ pub enum Refusal {
     ProcedureUnavailable,
     /// Arguments that cannot be read.
     GarbageArguments,
+    /// A fault of ours.
+    SystemError,
 }
 
 /// Reads the header of a call. `Err(None)`: it is no call at all, and cannot be answered.
@@ -137,6 +139,7 @@ pub fn encode_refused(xid: u32, why: Refusal) -> Encoder {
         Refusal::ProgramMismatch => &[0, AUTH_NONE, 0, 2, VERSION, VERSION],
         Refusal::ProcedureUnavailable => &[0, AUTH_NONE, 0, 3],
         Refusal::GarbageArguments => &[0, AUTH_NONE, 0, 4],
+        Refusal::SystemError => &[0, AUTH_NONE, 0, 5],
     };
     for word in [xid, REPLY].iter().chain(words) {
         out.u32(*word);

@@ -6,12 +6,14 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use pgfiles_vfs::Vfs;
 use rand::Rng as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -194,8 +196,13 @@ impl Server {
     }
 
     async fn compound(&self, xid: u32, credential: Credential, arguments: Bytes) -> Vec<Bytes> {
-        let result = compound::execute(self.core.clone(), credential, arguments).await;
+        let executing = AssertUnwindSafe(compound::execute(self.core.clone(), credential, arguments));
+        let result = executing.catch_unwind().await;
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let Ok(result) = result else {
+            tracing::error!("an operation panicked; its request is answered with an error");
+            return framed(rpc::encode_refused(xid, Refusal::SystemError));
+        };
         let out = match result {
             Ok(results) => {
                 let mut out = rpc::encode_accepted(xid);

@@ -238,7 +238,16 @@ async fn find_or_make(context: &Context, object: Object, name: &Bytes, given: &A
         if let Make::Exclusive(verifier, _) = given.make {
             core.remember_verifier(ino, verifier);
         }
-        if let Err(failed) = set_rest(context, ino, &entry.attr, wishes, opened.handle).await {
+        let made = match set_rest(context, ino, &entry.attr, wishes, opened.handle).await {
+            // An open file is there for good: its client goes on with it after a restart of this daemon.
+            Ok(()) => core.vfs.publish_handle(opened.handle).await.map_err(|error| context.failed(&error)),
+            Err(status) => Err(status),
+        };
+        if let Err(failed) = made {
+            // What was refused is not done later.
+            if let Err(error) = core.vfs.unlink(dir, name).await {
+                tracing::debug!(%error, "what could not be created could not be removed");
+            }
             core.vfs.release(opened.handle).await;
             return Err(failed);
         }

@@ -47,7 +47,7 @@ fn a_save_is_one_version() {
     let Got::Written { count: 6, how: 0, verifier } = *reply.of(op::WRITE) else { panic!("{reply:?}") };
     assert_eq!(reply.attrs().number(attr::SIZE), 6, "attributes are never older than the write before them");
     client.run(|all| all.handle(&file).write(id, 6, 0, b"world")).ok();
-    assert_eq!(served.versions("f"), 0, "a write is no version");
+    assert_eq!(served.versions("f"), 1, "its creation, which the writes go on with");
     let committed = client.run(|all| all.handle(&file).commit()).ok();
     assert_eq!(*committed.of(op::COMMIT), Got::Verifier(verifier));
     assert_eq!(served.versions("f"), 1);
@@ -300,4 +300,11 @@ fn a_store_that_is_away_is_a_delay() {
     served.faults.heal();
     assert_eq!(client.ask(|all| all.path("d")).status, NOENT);
     client.run(|all| all.root().mkdir(b"d", 0o755)).ok();
+    served.faults.plan(Some(Call::Commit), 0, Fault::Fail(Kind::Unavailable), 1000);
+    let open =
+        |client: &mut Client| client.run(|all| all.root().open(b"o", (3, 0), &How::Guarded(mode(0o644)), Claim::Name(b"f")));
+    assert_eq!(open(&mut client).status, 10_008);
+    served.faults.heal();
+    assert_eq!(client.ask(|all| all.path("f")).status, NOENT);
+    open(&mut client).ok();
 }

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod files;
+mod fuzz;
 mod hostile;
 mod listing;
 mod locks;

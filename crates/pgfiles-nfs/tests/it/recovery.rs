@@ -66,6 +66,23 @@ fn handles_outlive_the_daemon() {
     assert_eq!(client.ask(|all| all.handle(&gone).getattr(&[attr::FILEID])).status, 70, "NFS4ERR_STALE");
 }
 
+/// A file that was made and not written to yet when the daemon was killed is there: its client has it open (§18.16).
+#[test]
+fn a_new_file_outlives_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut served = served_again_later(dir.path());
+    let mut client = served.client_of("one");
+    let reply = client.run(|all| all.root().open(b"o", (3, 0), &How::Create(vec![]), Claim::Name(b"new")).getfh()).ok();
+    let file = reply.handle();
+    served = served.killed();
+    let mut client = Client::before_reclaim(served.connect(), b"one", 1);
+    let id = client.run(|all| all.handle(&file).open(b"o", (3, 0), &How::Existing, Claim::Previous)).ok().state();
+    client.reclaim_complete();
+    client.run(|all| all.handle(&file).write(id, 0, 0, b"now").close(id)).ok();
+    // Another daemon's save is another version.
+    assert_eq!(served.versions("new"), 2);
+}
+
 /// Without a note of who had what, nobody waits for anybody.
 #[test]
 fn a_first_start_has_no_grace() {

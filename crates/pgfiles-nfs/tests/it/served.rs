@@ -82,6 +82,14 @@ impl Served {
         over(store, clients_file)
     }
 
+    /// The daemon is gone without a word, and another one serves the same store.
+    pub fn killed(self) -> Self {
+        let (store, clients_file) = (self.store.clone(), self.clients_file.clone());
+        // Nothing of it runs any more.
+        self.runtime.shutdown_timeout(Duration::ZERO);
+        over(store, clients_file)
+    }
+
     /// Versions of a path's key, the newest first.
     pub fn versions(&self, path: &str) -> usize {
         let key = pgfiles_store::Key::new(&format!("agents/7/{path}")).unwrap();

@@ -134,6 +134,19 @@ impl Vfs {
         self.take_error(&file.inode).await
     }
 
+    /// Commits what a description has made or written so far, be it only a creation: for a client that goes on with the file after
+    /// this daemon's death. What is written later goes into the same version.
+    ///
+    /// # Errors
+    /// As [`Vfs::flush_handle`].
+    pub async fn publish_handle(self: &Arc<Self>, handle: HandleId) -> Result<()> {
+        let file = self.handles().file(handle)?;
+        if self.is_unpublished(file.inode.no) {
+            self.publish_told(&file.inode, Durability::Async).await?;
+        }
+        self.take_error(&file.inode).await
+    }
+
     /// Makes a file durable: its data and attributes are on the server's disk.
     ///
     /// # Errors

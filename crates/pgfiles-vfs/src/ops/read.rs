@@ -25,8 +25,13 @@ impl Vfs {
     /// # Errors
     /// [`VfsError::Corrupt`] where the body is damaged; [`VfsError::BadHandle`].
     pub async fn read(self: &Arc<Self>, handle: HandleId, offset: u64, len: u64) -> Result<Bytes> {
+        // `man 2 lseek`: there is nothing beyond, and no file gets there.
+        let len = len.min((i64::MAX as u64).saturating_sub(offset));
         let file = self.handles().file(handle)?;
         self.still_locked(handle)?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
         let mut tries = 0;
         loop {
             let mut data = file.inode.data.lock().await;

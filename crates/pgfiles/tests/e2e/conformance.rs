@@ -60,6 +60,14 @@ fn pjdfstest() {
     }
 }
 
+/// The kernel's own client of NFS, in a virtual machine; `make nfs` runs all steps at full size.
+#[test]
+fn the_kernels_client_of_nfs() {
+    if is_root() && is_built("pjdfstest") && is_built("fsx") && has("qemu-system-x86_64") && has("mmdebstrap") {
+        suite("nfs", &["programs", "pjdfstest", "server_killed"], &[("CONFORMANCE_SECONDS", "20")]);
+    }
+}
+
 #[test]
 fn fsx_in_seven_mixes() {
     if is_built("fsx") {
