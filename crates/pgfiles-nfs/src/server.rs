@@ -309,15 +309,6 @@ impl Server {
             requests: self.requests.load(Ordering::Relaxed),
         }
     }
-
-    /// Carries out one COMPOUND of root as if it had come over a connection: for tests and for fuzzing, of whatever bytes.
-    pub async fn feed(&self, record: Bytes) -> Option<Bytes> {
-        match self.request(record) {
-            Request::Not => None,
-            Request::Answered(reply) => Some(whole(reply)),
-            Request::Compound { xid, credential, arguments } => Some(whole(self.compound(xid, credential, arguments).await)),
-        }
-    }
 }
 
 impl std::fmt::Debug for Server {
@@ -400,15 +391,6 @@ async fn in_time<T>(reading: impl Future<Output = io::Result<T>>) -> io::Result<
 fn framed(out: Encoder) -> Vec<Bytes> {
     let header = Bytes::copy_from_slice(&(out.len() as u32 | LAST_FRAGMENT).to_be_bytes());
     std::iter::once(header).chain(out.into_pieces()).collect()
-}
-
-/// The same without its header, in one piece.
-fn whole(reply: Vec<Bytes>) -> Bytes {
-    let mut all = BytesMut::new();
-    for piece in reply.iter().skip(1) {
-        all.extend_from_slice(piece);
-    }
-    all.freeze()
 }
 
 /// Writes replies as they come, several at once where they are there.
