@@ -2,6 +2,7 @@
 //! FUSE library (F), and Postgres alone (P), in one sitting on one machine. Prints a table and keeps a JSON.
 
 mod measure;
+mod nfs;
 mod place;
 mod postgres;
 mod rows;

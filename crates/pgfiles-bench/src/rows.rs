@@ -176,10 +176,17 @@ pub const ROWS: [Row; 39] = [
 ];
 
 /// Rows that only yardsticks of others are, and single figures.
-pub const FURTHER: [Row; 10] = [
+pub const FURTHER: [Row; 15] = [
     row("mount to first ls", Seconds, "≤ 50 ms", |_, _, _| Some(0.05)),
     row("memory of an idle mount", Mib, "≤ 20 MiB", |_, _, _| Some(20.0)),
     row("connections of an idle mount", Count, "0", |_, _, _| Some(0.0)),
+    Row { name: "NFS: create 4 KiB, 8 at once, per file", unit: Micros, bound: None, writeback: None },
+    Row { name: "NFS: write 1 MiB at a time + COMMIT", unit: MibPerSecond, bound: None, writeback: None },
+    Row { name: "NFS: read 1 MiB at a time", unit: MibPerSecond, bound: None, writeback: None },
+    Row { name: "NFS: processor of a GETATTR", unit: Micros, bound: None, writeback: None },
+    row("NFS: processor of a GETATTR, later", Micros, "≤ 1.2 × before the files", |_, r, _| {
+        Some(1.2 * r.get("NFS: processor of a GETATTR", "pgfiles")?)
+    }),
     Row { name: "ls -lR of the clone, cold", unit: Seconds, bound: None, writeback: None },
     Row { name: "create in a directory of 1,000", unit: Micros, bound: None, writeback: None },
     Row { name: "ls of 1,000, per name, cold", unit: Micros, bound: None, writeback: None },

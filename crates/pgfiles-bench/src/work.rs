@@ -81,7 +81,7 @@ pub type Found = Vec<(&'static str, Measure, usize)>;
 pub type Work = fn(&mut Place<'_>, &Sizes, &Path) -> Result<Found>;
 
 /// All, by name. The path is a directory of the machine with what they read: see [`prepare`].
-pub const ALL: [(&str, Work); 15] = [
+pub const ALL: [(&str, Work); 16] = [
     ("small", small),
     ("threads", threads),
     ("mounts", mounts),
@@ -97,6 +97,7 @@ pub const ALL: [(&str, Work); 15] = [
     ("directory", directory),
     ("versions", versions),
     ("idle", idle),
+    ("nfs", crate::nfs::nfs),
 ];
 
 /// Those that show what `writeback` makes of a network delay.

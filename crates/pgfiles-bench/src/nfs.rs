@@ -1,0 +1,114 @@
+//! The NFS server by itself, with the client of the testkit: what a kernel adds to it is not in these rows.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use pgfiles_testkit::nfs_client::{CURRENT, Claim, Client, Compound, Connection, How, STAT};
+
+use crate::measure::{Measure, each};
+use crate::place::Place;
+use crate::work::{Found, Sizes};
+
+/// Requests on their way at a time, over one connection, as eight processes of a client have them.
+const SLOTS: usize = 8;
+const MIB: usize = 1 << 20;
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing of it is kept.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Server {
+    fn start(place: &Place<'_>) -> Result<(Self, SocketAddr)> {
+        let mut command = place.pgfiles(&["serve-nfs", "--listen", "127.0.0.1:0", "--allow-other"]);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("serve-nfs")?;
+        let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+        let server = Self(child);
+        let said = lines.next().context("serve-nfs says nothing")??;
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        let address = said.split_whitespace().find_map(|word| word.trim_end_matches(':').parse().ok()).context(said)?;
+        Ok((server, address))
+    }
+
+    /// Processor time so far, in seconds.
+    fn cpu(&self) -> Result<f64> {
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).context("no times in /proc/PID/stat");
+        Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+    }
+}
+
+/// Creations by eight slots at once, large reads and writes, and the processor's time of a GETATTR before and after many files were
+/// opened and closed.
+pub fn nfs(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
+    if !place.kind.is_pgfiles() {
+        return Ok(vec![]);
+    }
+    let (server, address) = Server::start(place)?;
+    let mut client = Client::new(Connection::tcp(address), b"bench", 1);
+    let getattrs = sizes.ops * 10;
+    let asked = |client: &mut Client| -> Result<f64> {
+        let before = server.cpu()?;
+        for _ in 0..getattrs {
+            ensure!(client.ask(|all| all.root().getattr(STAT)).status == 0, "GETATTR");
+        }
+        Ok((server.cpu()? - before) / getattrs as f64)
+    };
+    let fresh = asked(&mut client)?;
+
+    let files = sizes.ops / SLOTS * SLOTS;
+    let mut connection = Connection::tcp(address);
+    let body = vec![7; 4096];
+    let how = How::Create(vec![]);
+    let began = Instant::now();
+    for round in 0..files / SLOTS {
+        for slot in 0..SLOTS {
+            let name = format!("{slot}-{round}");
+            let start = Compound::new().sequence(client.session, slot as u32 + 1, round as u32 + 1, true).root();
+            let save = start.open(name.as_bytes(), (2, 0), &how, Claim::Name(name.as_bytes())).write(CURRENT, 0, 0, &body);
+            connection.send(&save.close(CURRENT))?;
+        }
+        for _ in 0..SLOTS {
+            ensure!(connection.reply().status == 0, "a creation");
+        }
+    }
+    let created = began.elapsed().as_secs_f64() / files as f64;
+    let after = asked(&mut client)?;
+
+    let opened = client.run(|all| all.root().open(b"o", (3, 0), &How::Create(vec![]), Claim::Name(b"large")).getfh()).ok();
+    let (file, id) = (opened.handle(), opened.state());
+    let pieces = sizes.random / MIB;
+    let piece: Vec<u8> = (0..MIB).map(|n| ((n * 31) >> 4) as u8).collect();
+    let began = Instant::now();
+    for n in 0..pieces {
+        ensure!(client.ask(|all| all.handle(&file).write(id, (n * MIB) as u64, 0, &piece)).status == 0, "WRITE");
+    }
+    ensure!(client.ask(|all| all.handle(&file).commit()).status == 0, "COMMIT");
+    let written = pieces as f64 / began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let mut taken = Vec::new();
+    for n in 0..pieces {
+        let one = Instant::now();
+        ensure!(client.ask(|all| all.handle(&file).read(id, (n * MIB) as u64, MIB as u32)).status == 0, "READ");
+        taken.push(one.elapsed().as_secs_f64());
+    }
+    let read = Measure { p50: pieces as f64 / began.elapsed().as_secs_f64(), p99: None, ..each(taken) };
+    Ok(vec![
+        ("NFS: create 4 KiB, 8 at once, per file", Measure::one(created), files),
+        ("NFS: write 1 MiB at a time + COMMIT", Measure::one(written), pieces),
+        ("NFS: read 1 MiB at a time", read, pieces),
+        ("NFS: processor of a GETATTR", Measure::one(fresh), getattrs),
+        ("NFS: processor of a GETATTR, later", Measure::one(after), getattrs),
+    ])
+}
