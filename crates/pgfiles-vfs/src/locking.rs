@@ -335,14 +335,14 @@ impl Locking {
         Err(VfsError::LockLost)
     }
 
-    /// Gives all locks back at the end of the mount.
+    /// Gives all locks back at the end of the mount, also of one that waits for the server no more.
     ///
     /// # Errors
     /// The server is away; then they are free when the lease runs out.
     pub async fn end(&self) -> Result<()> {
         let mut tenure = self.lease.write().await;
         if tenure.lease.number > 0 {
-            self.ask(self.server.lease(&tenure.lease, LeaseCall::End)).await?;
+            self.server.lease(&tenure.lease, LeaseCall::End).await?;
             tenure.retake = None;
             let mut book = self.book();
             book.files.clear();

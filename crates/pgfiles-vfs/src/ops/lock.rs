@@ -217,7 +217,7 @@ impl Vfs {
         }
     }
 
-    /// Gives all locks back, at the end of the mount.
+    /// Gives all locks back, at the end of the mount; after [`Vfs::recover`] too. For as long as the server takes.
     ///
     /// # Errors
     /// The server is away; then they are free when the lease runs out.

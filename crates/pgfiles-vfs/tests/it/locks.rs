@@ -298,6 +298,22 @@ async fn waiting_ends_as_it_should() {
     waited.unwrap();
 }
 
+/// `unmount --force` of a mount in which files are open: what is unsaved is kept, nothing waits for the server any more, and
+/// yet its locks are free at once.
+#[tokio::test]
+async fn a_mount_that_was_given_up_gives_its_locks_back() {
+    let (_, _, one, two) = two();
+    let a = one.create("f", WRITE).await.unwrap();
+    one.lock(a, exclusive(1)).await.unwrap();
+    let b = two.open("f").await;
+    assert!(matches!(two.lock(b, exclusive(1)).await, Err(VfsError::WouldBlock)));
+    let kept = one.vfs.recover(std::path::Path::new("/nonexistent"), Duration::from_secs(1)).await;
+    assert!(kept.files.is_empty() && kept.lost.is_empty(), "{kept:?}");
+    one.faults.plan(Some(Call::Lease), 0, Fault::Delay(Duration::from_millis(20)), 1);
+    one.vfs.end_locks().await.unwrap();
+    two.lock(b, exclusive(1)).await.unwrap();
+}
+
 #[tokio::test]
 async fn too_many_ranges_are_refused() {
     let (_, _, one, _) = two();

@@ -17,6 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long after the start, and how often, rows of dead mounts are swept.
 const SWEEP_AFTER: Duration = Duration::from_secs(30);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// How long giving the locks back may take.
+const LEAVE_WAIT: Duration = Duration::from_secs(3);
 /// How long to wait before it is tried again to listen.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
@@ -69,10 +71,14 @@ async fn renew_locks(daemon: Weak<Daemon>) {
     }
 }
 
-/// At the end: no rows of ours are unpublished any more. Not worth waiting for; the beat expires by itself.
+/// At the end: nothing is locked through this mount, and no rows of ours are unpublished any more. Not worth waiting for long:
+/// the lease and the beat expire by themselves.
 pub(super) async fn leave(daemon: &Daemon) {
-    // Not worth waiting for either: without it they are free a little later.
-    let _ = tokio::time::timeout(LOOK_EVERY, daemon.vfs.end_locks()).await;
+    match tokio::time::timeout(LEAVE_WAIT, daemon.vfs.end_locks()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "locks are free when the lease runs out only"),
+        Err(_) => tracing::warn!("locks are free when the lease runs out only: the server did not answer in time"),
+    }
     if daemon.has_beaten.load(Ordering::Relaxed) {
         let _ = tokio::time::timeout(LOOK_EVERY, daemon.maintain(Maintenance::Leave)).await;
     }
