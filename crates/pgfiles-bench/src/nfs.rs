@@ -1,13 +1,12 @@
 //! The NFS server by itself, with the client of the testkit: what a kernel adds to it is not in these rows.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use pgfiles_testkit::nfs_client::{CURRENT, Claim, Client, Compound, Connection, How, STAT};
+use pgfiles_testkit::nfs_client::{CURRENT, Claim, Client, Compound, Connection, How, STAT, address_said};
 
 use crate::measure::{Measure, each};
 use crate::place::Place;
@@ -31,12 +30,8 @@ impl Server {
     fn start(place: &Place<'_>) -> Result<(Self, SocketAddr)> {
         let mut command = place.pgfiles(&["serve-nfs", "--listen", "127.0.0.1:0", "--allow-other"]);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("serve-nfs")?;
-        let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
-        let server = Self(child);
-        let said = lines.next().context("serve-nfs says nothing")??;
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-        let address = said.split_whitespace().find_map(|word| word.trim_end_matches(':').parse().ok()).context(said)?;
-        Ok((server, address))
+        let address = address_said(child.stderr.take().context("no stderr")?);
+        Ok((Self(child), address))
     }
 
     /// Processor time so far, in seconds.

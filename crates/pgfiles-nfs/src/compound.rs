@@ -140,6 +140,13 @@ pub(crate) async fn execute(core: Arc<Core>, credential: Credential, arguments: 
         out.append(results);
         out
     };
+    // The first operation is refused, and nothing follows.
+    let refuse = |number: u32, status: Status| {
+        let mut results = Encoder::default();
+        results.u32(number);
+        results.u32(status as u32);
+        answer(status, 1, results)
+    };
     if minor != MINOR_VERSION {
         return Ok(answer(Status::MinorVersMismatch, 0, Encoder::default()));
     }
@@ -185,20 +192,14 @@ pub(crate) async fn execute(core: Arc<Core>, credential: Credential, arguments: 
                 results.u32(Status::RetryUncachedRep as u32);
                 return Ok(answer(Status::RetryUncachedRep, 2, results));
             }
-            Err(failed) => {
-                results.u32(failed as u32);
-                return Ok(answer(failed, 1, results));
-            }
+            Err(failed) => return Ok(refuse(op::SEQUENCE, failed)),
         }
+    } else if !ops::is_known(first) {
+        return Ok(refuse(op::ILLEGAL, Status::OpIllegal));
     } else if !ops::is_outside_sessions(first) {
-        let failed = if ops::is_known(first) { Status::OpNotInSession } else { Status::OpIllegal };
-        results.u32(if ops::is_known(first) { first } else { op::ILLEGAL });
-        results.u32(failed as u32);
-        return Ok(answer(failed, 1, results));
+        return Ok(refuse(first, Status::OpNotInSession));
     } else if count > 1 {
-        results.u32(first);
-        results.u32(Status::NotOnlyOp as u32);
-        return Ok(answer(Status::NotOnlyOp, 1, results));
+        return Ok(refuse(first, Status::NotOnlyOp));
     }
     let bounds = context.running.as_ref().map(|running| (running.session.fore, running.keep));
     while done < count && status == Status::Ok {

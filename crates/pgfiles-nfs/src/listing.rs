@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgfiles_store::version::Kind;
-use pgfiles_vfs::{InodeNo, Result, Vfs};
+use pgfiles_vfs::{DirEntry, InodeNo, Result, Vfs};
 
 /// Names that are kept of directories that are being read, over all of them: about 100 bytes each.
 const NAMES_MAX: usize = 400_000;
@@ -57,34 +57,38 @@ impl Listings {
         if let Some(known) = known {
             return Ok(known);
         }
-        let snapshot = Arc::new(in_order(self.read(dir).await?));
+        let names = read(&self.vfs, dir).await?.into_iter().map(|name| Name {
+            cookie: cookie(&name.name),
+            name: name.name,
+            ino: name.ino,
+            kind: name.kind,
+        });
+        let snapshot = Arc::new(in_order(names.collect()));
         self.inner().put(dir, snapshot.clone());
         Ok(snapshot)
     }
+}
 
-    async fn read(&self, dir: InodeNo) -> Result<Vec<Name>> {
-        let stream = self.vfs.opendir(dir).await?;
-        let mut all = Vec::new();
-        let mut at = 0;
-        let result = loop {
-            match self.vfs.readdir(stream, at, NAMES_PER_CALL, false).await {
-                Ok(names) => {
-                    let Some(last) = names.last() else { break Ok(all) };
-                    at = last.next;
-                    // `.` and `..` have offsets 1 and 2 behind them; NFS shows neither.
-                    all.extend(names.into_iter().filter(|name| name.next > 2).map(|name| Name {
-                        cookie: cookie(&name.name),
-                        name: name.name,
-                        ino: name.ino,
-                        kind: name.kind,
-                    }));
-                }
-                Err(error) => break Err(error),
+/// All names of a directory as it is now, but `.` and `..`.
+///
+/// # Errors
+/// As [`Vfs::opendir`] and [`Vfs::readdir`].
+pub(crate) async fn read(vfs: &Arc<Vfs>, dir: InodeNo) -> Result<Vec<DirEntry>> {
+    let stream = vfs.opendir(dir).await?;
+    let (mut all, mut at) = (Vec::new(), 0);
+    let result = loop {
+        match vfs.readdir(stream, at, NAMES_PER_CALL, false).await {
+            Ok(names) => {
+                let Some(last) = names.last() else { break Ok(all) };
+                at = last.next;
+                // `.` and `..` have offsets 1 and 2 behind them.
+                all.extend(names.into_iter().filter(|name| name.next > 2));
             }
-        };
-        self.vfs.releasedir(stream);
-        result
-    }
+            Err(error) => break Err(error),
+        }
+    };
+    vfs.releasedir(stream);
+    result
 }
 
 impl Inner {

@@ -4,14 +4,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pgfiles_vfs::{Attr, InodeNo, LookupReply, Result, Vfs, VfsError};
+use pgfiles_vfs::{Attr, DirEntry, InodeNo, LookupReply, Result, Vfs, VfsError};
+
+use crate::listing;
 
 /// Inodes that are held in the core: about 600 bytes each.
 const HELD_MAX: usize = 50_000;
 /// Numbers of inodes that were given back, with their directories: about 40 bytes each.
 const LEFT_MAX: usize = 1_000_000;
-/// Names asked for at a time.
-const NAMES_PER_CALL: usize = 1000;
 
 #[derive(Debug)]
 struct Held {
@@ -121,25 +121,12 @@ impl Nodes {
             Err(VfsError::Stale) => return Ok(None),
             Err(error) => return Err(error),
         }
-        let Ok(dir) = self.vfs.opendir(parent).await else { return Ok(None) };
-        let mut at = 0;
-        let found = loop {
-            let names = match self.vfs.readdir(dir, at, NAMES_PER_CALL, false).await {
-                Ok(names) => names,
-                Err(error) => {
-                    self.vfs.releasedir(dir);
-                    return Err(error);
-                }
-            };
-            let Some(last) = names.last() else { break None };
-            at = last.next;
-            // `.` and `..` have offsets 1 and 2 behind them.
-            if let Some(name) = names.iter().find(|name| name.ino == ino && name.next > 2) {
-                break Some(name.name.clone());
-            }
+        let names = match listing::read(&self.vfs, parent).await {
+            Ok(names) => names,
+            Err(VfsError::Stale | VfsError::NotDirectory) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        self.vfs.releasedir(dir);
-        let Some(name) = found else { return Ok(None) };
+        let Some(DirEntry { name, .. }) = names.into_iter().find(|name| name.ino == ino) else { return Ok(None) };
         match self.lookup(parent, &name).await {
             Ok(attr) if attr.ino == ino => Ok(Some(attr)),
             Ok(_) | Err(VfsError::NotFound) => Ok(None),

@@ -345,7 +345,7 @@ impl States {
             Some(known) => known,
             None => {
                 inner.last += 1;
-                (self.other(inner.last), inner.last)
+                (other(self.boot, inner.last), inner.last)
             }
         };
         let file = inner.files.get(&object.ino()).ok_or(Status::BadStateId)?;
@@ -372,7 +372,7 @@ impl States {
     ) -> Result<StateId, Refused> {
         let mut inner = self.inner();
         let (open_other, lock_other) = inner.locker(client, object, locker)?;
-        let other = lock_other.unwrap_or_else(|| self.other(locking.number));
+        let other = lock_other.unwrap_or_else(|| other(self.boot, locking.number));
         let range = Range { owner: other, start: wanted.start, end: wanted.end, exclusive: wanted.exclusive };
         let ranges = &mut inner.files.get_mut(&object.ino()).ok_or(Status::BadStateId)?.ranges;
         if let Some(held) = ranges.conflict(&range) {
@@ -491,13 +491,6 @@ impl States {
     pub fn count(&self) -> usize {
         self.inner().opens.len()
     }
-
-    fn other(&self, number: u64) -> Other {
-        let mut other = [0; 12];
-        other[..4].copy_from_slice(&self.boot.to_be_bytes());
-        other[4..].copy_from_slice(&number.to_be_bytes());
-        other
-    }
 }
 
 impl Inner {
@@ -507,10 +500,7 @@ impl Inner {
             return Err(Status::Delay);
         }
         self.last += 1;
-        let mut other = [0; 12];
-        other[..4].copy_from_slice(&boot.to_be_bytes());
-        other[4..].copy_from_slice(&self.last.to_be_bytes());
-        Ok(other)
+        Ok(other(boot, self.last))
     }
 
     fn check_share(&self, opening: &Opening, access: u32, deny: u32) -> Result<(), Refused> {
@@ -588,6 +578,14 @@ impl Inner {
             exclusive: held.exclusive,
         })
     }
+}
+
+/// Of a life of the server, and a number that is given out once in it.
+fn other(boot: u32, number: u64) -> Other {
+    let mut other = [0; 12];
+    other[..4].copy_from_slice(&boot.to_be_bytes());
+    other[4..].copy_from_slice(&number.to_be_bytes());
+    other
 }
 
 /// Sequence numbers of a stateid skip 0 (§8.2.2).

@@ -190,8 +190,11 @@ impl Encoder {
         }
     }
 
-    /// What another encoder wrote.
+    /// What another encoder wrote; little is copied, so that a reply of many operations is not as many pieces.
     pub fn append(&mut self, other: Self) {
+        if other.len() < SHARED_BYTES_MIN && other.done.is_empty() {
+            return self.tail.extend_from_slice(&other.tail);
+        }
         let tail = self.tail.split().freeze();
         self.done_bytes += tail.len() + other.done_bytes;
         self.done.push(tail);

@@ -2,10 +2,11 @@
 //! It panics where a reply does not follow the protocol.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::ChildStderr;
 use std::time::Duration;
 
 /// How long a reply may take.
@@ -56,6 +57,19 @@ pub type StateId = [u8; 16];
 pub const ANONYMOUS: StateId = [0; 16];
 /// Stands for the stateid of the operation before.
 pub const CURRENT: StateId = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Where `pgfiles serve-nfs` says that it serves; what it says later goes to this process' stderr.
+///
+/// # Panics
+/// Where it says something else.
+pub fn address_said(stderr: ChildStderr) -> SocketAddr {
+    let mut lines = BufReader::new(stderr).lines();
+    let said = lines.next().expect("it says where it serves").unwrap();
+    let address = said.strip_prefix("pgfiles: serving NFS v4.1 on ").and_then(|rest| rest.split(": ").next());
+    let address = address.unwrap_or_else(|| panic!("{said}")).parse().unwrap();
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+    address
+}
 
 /// Who a client says that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,8 @@
 //! 2. `Inode::names` of directories, async, ascending by inode number: creates, removals and renames in it.
 //! 3. `Inode::data` of files, async, ascending by inode number: content, and publishing it.
 //! 4. The turns and then the lease of `locking::Locking`, async: requests about locks to the store.
-//! 5. `Vfs::table`, `Vfs::handles` and the other std mutexes: for moments, never across an await, never two at once
+//! 5. `Vfs::walk`, async, alone: reading all keys.
+//! 6. `Vfs::table`, `Vfs::handles` and the other std mutexes: for moments, never across an await, never two at once
 //!    but `table` inside none and nothing inside `table`.
 
 pub mod attr;

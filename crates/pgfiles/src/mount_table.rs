@@ -32,7 +32,7 @@ impl Mounted {
     }
 
     /// Whether it is a mount of NFS from this machine, whoever serves that.
-    pub fn is_local_nfs(&self) -> bool {
+    fn is_local_nfs(&self) -> bool {
         self.kind.starts_with("nfs") && (self.source.starts_with("127.0.0.1:") || self.source.starts_with('<'))
     }
 }
@@ -64,6 +64,11 @@ pub fn all() -> Vec<Mounted> {
 /// What is mounted exactly there: the topmost.
 pub fn at(path: &Path) -> Option<Mounted> {
     all().into_iter().rev().find(|mounted| mounted.at == path)
+}
+
+/// Whether a mount of NFS from this machine is there.
+pub fn is_local_nfs(path: &Path) -> bool {
+    at(path).is_some_and(|mounted| mounted.is_local_nfs())
 }
 
 /// `36 35 98:0 /root /mount/point rw,noatime shared:1 - fuse.pgfiles source options`.

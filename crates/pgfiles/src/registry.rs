@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit::{Failure, Result};
 
 /// The longest path of a Unix socket that both Linux (108) and macOS (104) take, with its NUL.
-const SOCKET_PATH_MAX: usize = 100;
+pub(crate) const SOCKET_PATH_MAX: usize = 100;
 
 /// A live mount, as commands see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +164,17 @@ impl Dirs {
         make_private(&self.state)?;
         make_private(&dir)?;
         Ok(dir.join(format!("{id}.log")))
+    }
+
+    /// Where an NFS server of that name notes which clients have files open.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn nfs_clients_path(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.state.join("nfs");
+        make_private(&self.state)?;
+        make_private(&dir)?;
+        Ok(dir.join(format!("{name}.clients")))
     }
 
     /// A new directory for data that could not be committed.

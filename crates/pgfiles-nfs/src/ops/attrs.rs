@@ -3,7 +3,6 @@
 use pgfiles_vfs::SetAttr;
 
 use super::attributes;
-use super::io;
 use crate::access::Who;
 use crate::attrs::{self, Bitmap, Facts, OF_SPACE, Wishes};
 use crate::compound::Context;
@@ -63,7 +62,7 @@ pub(super) async fn setattr(context: &mut Context, input: &mut Decoder, out: &mu
         }
         handle = used.writer;
     } else if wishes.set.size.is_some() {
-        io::no_share_denies(context, object, share::WRITE)?;
+        context.core.states.check_anonymous(object, share::WRITE)?;
     }
     let set = context.who.check_set(&before, wishes.set, handle.is_some())?;
     set_checked(context, ino, set, handle).await?;

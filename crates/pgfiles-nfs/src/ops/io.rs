@@ -11,12 +11,6 @@ use crate::proto::{IO_BYTES_MAX, Status, share, stable};
 use crate::state::StateId;
 use crate::xdr::{Decoder, Encoder};
 
-/// Whether the share modes of those who have a file open let somebody in who has not. Who is past its lease keeps nobody out, but
-/// is not worth looking for here: the next OPEN does.
-pub(super) fn no_share_denies(context: &Context, object: Object, access: u32) -> Result<(), Status> {
-    context.core.states.check_anonymous(object, access)
-}
-
 fn is_file(attr: &Attr) -> Result<(), Status> {
     match attr.kind {
         Kind::File => Ok(()),
@@ -47,7 +41,8 @@ async fn borrow(context: &Context, id: StateId, ino: InodeNo, access: u32) -> Re
     }
     let attr = context.core.attr(ino).await?;
     is_file(&attr)?;
-    no_share_denies(context, object, access)?;
+    // Who is past its lease keeps nobody out, but is not worth looking for here: the next OPEN does.
+    context.core.states.check_anonymous(object, access)?;
     let owns = attr.uid == context.who.uid();
     let allowed = match access {
         share::WRITE => context.who.may(&attr, WRITE),

@@ -185,23 +185,13 @@ impl Hostile<'_> {
     }
 }
 
-/// Names the seed where the test fails.
-struct Named(u64);
+/// What is being asked, named where the test fails.
+struct Asked<'c>(u64, &'c Compound);
 
-impl Drop for Named {
+impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("PGFILES_TEST_SEED={} and what came before", self.0);
-        }
-    }
-}
-
-struct Shown<'c>(&'c Compound);
-
-impl Drop for Shown<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{:02x?}", self.0.encode());
+            eprintln!("PGFILES_TEST_SEED={} and what came before: {:02x?}", self.0, self.1.encode());
         }
     }
 }
@@ -225,13 +215,12 @@ fn hostile_compounds_are_answered_and_leave_the_prefix_alone() {
     while seconds.map_or(done < COMPOUNDS, |seconds| start.elapsed() < Duration::from_secs(seconds)) {
         let seed = start_seed + done;
         done += 1;
-        let _named = Named(seed);
         let mut hostile = Hostile { random: StdRng::seed_from_u64(seed), seen: &seen };
         let count = hostile.random.random_range(1..12);
         client.sequence += 1;
         let start = Compound::new().sequence(client.session, 0, client.sequence, hostile.random.random_ratio(1, 2));
         let compound = (0..count).fold(start, |all, _| hostile.operation(all));
-        let _shown = Shown(&compound);
+        let _asked = Asked(seed, &compound);
         let mut arguments = compound.encode();
         let spoiled = hostile.random.random_ratio(1, 5);
         if spoiled {

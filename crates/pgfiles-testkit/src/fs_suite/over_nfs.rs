@@ -42,6 +42,10 @@ fn errno(status: u32) -> i32 {
     }
 }
 
+fn outcome(reply: Reply) -> Outcome<Reply> {
+    if reply.status == 0 { Ok(reply) } else { Err(errno(reply.status)) }
+}
+
 fn stat(attrs: &Attrs) -> Stat {
     let kind = match attrs.number(attr::TYPE) {
         1 | 9 => libc::S_IFREG,
@@ -86,14 +90,12 @@ impl OverNfs {
     }
 
     fn run(&self, rest: impl FnOnce(Compound) -> Compound) -> Outcome<Reply> {
-        let reply = self.client().run(rest);
-        if reply.status == 0 { Ok(reply) } else { Err(errno(reply.status)) }
+        outcome(self.client().run(rest))
     }
 
     /// The same where the reply may be larger than what a slot keeps.
     fn ask(&self, rest: impl FnOnce(Compound) -> Compound) -> Outcome<Reply> {
-        let reply = self.client().ask(rest);
-        if reply.status == 0 { Ok(reply) } else { Err(errno(reply.status)) }
+        outcome(self.client().ask(rest))
     }
 
     /// Deeper paths take several compounds, as for a kernel.
@@ -173,10 +175,7 @@ impl Fs for OverNfs {
         let mut out = Vec::new();
         while out.len() < len {
             let (at, count) = (offset + out.len() as u64, ((len - out.len()) as u32).min(PIECE_BYTES));
-            let reply = self.client().ask(|all| all.handle(&file.handle).read(id, at, count));
-            if reply.status != 0 {
-                return Err(errno(reply.status));
-            }
+            let reply = self.ask(|all| all.handle(&file.handle).read(id, at, count))?;
             let Got::Read { eof, data } = reply.of(op::READ) else { panic!("{reply:?}") };
             out.extend(data);
             if *eof {
@@ -312,10 +311,7 @@ impl Fs for OverNfs {
         loop {
             // About forty names, with their attributes every second time.
             let wanted = if out.len() % 2 == 0 { STAT } else { &[attr::FILEID] };
-            let reply = self.client().ask(|all| all.handle(&dir).readdir(cookie, seen, 4096, wanted));
-            if reply.status != 0 {
-                return Err(errno(reply.status));
-            }
+            let reply = self.ask(|all| all.handle(&dir).readdir(cookie, seen, 4096, wanted))?;
             let Got::Names { verifier, names, eof } = reply.of(op::READDIR).clone() else { panic!("{reply:?}") };
             seen = verifier;
             if cookie == 0 {

@@ -155,7 +155,7 @@ pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
     }
     for listed in context.dirs.list() {
         if listed.mount.mountpoint == at && !listed.alive {
-            if listed.mount.backend == "nfs" && mount_table::at(at).is_some_and(|mounted| mounted.is_local_nfs()) {
+            if listed.mount.backend == "nfs" && mount_table::is_local_nfs(at) {
                 daemon::unmount_now(at)?;
             }
             listed.forget();

@@ -1,16 +1,14 @@
 //! `pgfiles serve-nfs`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Context;
 use super::locate::absolute;
 use crate::connect::{self, Login};
 use crate::daemon::{self, Door, Order};
 use crate::exit::{Exit, Failure, Result};
-
-/// The longest path of a Unix socket that both Linux (108) and macOS (104) take, with its NUL.
-const SOCKET_PATH_MAX: usize = 100;
+use crate::registry::SOCKET_PATH_MAX;
 
 /// Serve what lies under the prefix over NFS v4.1, without mounting it: for virtual machines, containers without /dev/fuse, macOS.
 ///
@@ -59,13 +57,13 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit> {
 }
 
 /// The path of something that need not be there yet.
-fn absolute_new(path: &std::path::Path) -> Result<PathBuf> {
+fn absolute_new(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Failure::usage(format!("{} names no socket", path.display())))?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| std::path::Path::new("."));
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     Ok(absolute(dir)?.join(name))
 }
 
-fn check_socket(path: &std::path::Path) -> Result<PathBuf> {
+fn check_socket(path: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
     let shown = path.display();
     if path.as_os_str().len() > SOCKET_PATH_MAX {

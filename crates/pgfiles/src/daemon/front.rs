@@ -13,7 +13,7 @@ use pgfiles_vfs::Vfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Order;
+use super::{Order, this_program};
 use crate::config::{Owner, Settings};
 use crate::exit::{Failure, Result};
 use crate::mount_table;
@@ -65,9 +65,7 @@ pub(super) struct Watch(Child);
 
 impl Watch {
     fn start(mountpoint: &Path) -> Result<Self> {
-        let this =
-            if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe().unwrap_or_default() };
-        let mut command = Command::new(this);
+        let mut command = Command::new(this_program());
         command.arg(WATCH).arg(mountpoint).stdin(Stdio::piped()).stdout(Stdio::null());
         let child =
             command.spawn().map_err(|error| Failure::io("cannot start the process that watches over the mount", &error))?;
@@ -90,7 +88,7 @@ pub fn watch(mountpoint: &Path) -> Result<()> {
     let _ = rustix::process::setsid();
     let mut byte = [0];
     while matches!(std::io::Read::read(&mut std::io::stdin(), &mut byte), Ok(1..)) {}
-    if mount_table::at(mountpoint).is_some_and(|mounted| mounted.is_local_nfs()) { unmount_now(mountpoint) } else { Ok(()) }
+    if mount_table::is_local_nfs(mountpoint) { unmount_now(mountpoint) } else { Ok(()) }
 }
 
 /// Takes a mount of NFS away without waiting for anybody.
@@ -117,27 +115,28 @@ pub(super) async fn open(
     dirs: &Dirs,
     vfs: &Arc<Vfs>,
 ) -> Result<(Front, Option<Arc<Server>>)> {
-    let mut socket = None;
+    if order.door == Door::Fuse {
+        let options = MountOptions {
+            allow_other: order.allow_other || (settings.owner == Owner::Stored && rustix::process::geteuid().is_root()),
+            fsname: mount_table::SOURCE.into(),
+            read_only: settings.read_only,
+            ..MountOptions::new(&order.mountpoint)
+        };
+        let session = pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current());
+        return Ok((Front::Fuse(session.map_err(|error| mount_failed(&error))?), None));
+    }
+    let mine = settings.owner == Owner::Mounter && !order.allow_other;
+    let config = NfsConfig {
+        retry_timeout: settings.retry_timeout,
+        clients_file: Some(clients_file(order, settings, dirs)?),
+        only_uid: mine.then(|| rustix::process::getuid().as_raw()),
+    };
+    let server = Server::new(vfs.clone(), config);
     let listener = match &order.door {
-        Door::Fuse => {
-            let options = MountOptions {
-                allow_other: order.allow_other || (settings.owner == Owner::Stored && rustix::process::geteuid().is_root()),
-                fsname: mount_table::SOURCE.into(),
-                read_only: settings.read_only,
-                ..MountOptions::new(&order.mountpoint)
-            };
-            let session = pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current());
-            return Ok((Front::Fuse(session.map_err(|error| mount_failed(&error))?), None));
-        }
-        Door::NfsMount if cfg!(target_os = "macos") => {
-            let path = order.socket.with_extension("nfs");
-            socket = Some(path.clone());
-            let bound = Listener::unix(path);
-            bound.map_err(|error| Failure::io("cannot listen on a socket", &error))?
-        }
-        Door::NfsMount => {
-            let bound = Listener::tcp((Ipv4Addr::LOCALHOST, 0).into()).await;
-            bound.map_err(|error| Failure::io("cannot listen on a port of this machine", &error))?
+        Door::Fuse | Door::NfsMount => {
+            mount_nfs(order, settings, &server).await?;
+            let watch = Watch::start(&order.mountpoint)?;
+            return Ok((Front::NfsMount(order.mountpoint.clone(), watch), Some(server)));
         }
         Door::NfsPort(address) => {
             let bound = Listener::tcp(*address).await;
@@ -148,23 +147,8 @@ pub(super) async fn open(
             bound.map_err(|error| Failure::io(format!("cannot listen on {}", path.display()), &error))?
         }
     };
-    let mine = settings.owner == Owner::Mounter && !order.allow_other;
-    let config = NfsConfig {
-        retry_timeout: settings.retry_timeout,
-        clients_file: Some(clients_file(order, settings, dirs)?),
-        only_uid: mine.then(|| rustix::process::getuid().as_raw()),
-    };
-    let server = Server::new(vfs.clone(), config);
-    let address = listener.address();
-    if order.door == Door::NfsMount {
-        tokio::spawn(server.clone().serve(listener));
-        mount_nfs(order, settings, &server, (socket, address)).await?;
-        let watch = Watch::start(&order.mountpoint)?;
-        return Ok((Front::NfsMount(order.mountpoint.clone(), watch), Some(server)));
-    }
-    if let Some(address) = address {
-        let port = address.port();
-        let host = address.ip();
+    if let Some(address) = listener.address() {
+        let (host, port) = (address.ip(), address.port());
         crate::output::say(format!(
             "serving NFS v4.1 on {address}: mount -t nfs4 -o vers=4.1,proto=tcp,port={port} {host}:/ DIRECTORY"
         ));
@@ -176,21 +160,28 @@ pub(super) async fn open(
     Ok((Front::Nfs, Some(server)))
 }
 
-/// Has the system mount what is served; over a socket, or where that is refused over a port.
-async fn mount_nfs(
-    order: &Order,
-    settings: &Settings,
-    server: &Arc<Server>,
-    (socket, address): (Option<PathBuf>, Option<SocketAddr>),
-) -> Result<()> {
-    let attempt = |endpoint: Endpoint| {
+/// Serves, and has the system mount what is served: on macOS over a socket, or where that is refused, and elsewhere, over a port.
+async fn mount_nfs(order: &Order, settings: &Settings, server: &Arc<Server>) -> Result<()> {
+    let attempt = |endpoint: Endpoint, listener: Listener| {
+        tokio::spawn(server.clone().serve(listener));
         let (mountpoint, read_only) = (order.mountpoint.clone(), settings.read_only);
         async move {
             let mounting = tokio::task::spawn_blocking(move || mount::mount(&endpoint, &mountpoint, read_only)).await;
             mounting.unwrap_or_else(|error| Err(MountError::Refused(error.to_string())))
         }
     };
-    let failed = |error: MountError| {
+    if cfg!(target_os = "macos") {
+        let path = order.socket.with_extension("nfs");
+        let listener = Listener::unix(path.clone()).map_err(|error| Failure::io("cannot listen on a socket", &error))?;
+        match attempt(Endpoint::Socket(path), listener).await {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::warn!(%error, "not mounted over a socket: a port is tried"),
+        }
+    }
+    let listener = Listener::tcp((Ipv4Addr::LOCALHOST, 0).into()).await;
+    let listener = listener.map_err(|error| Failure::io("cannot listen on a port of this machine", &error))?;
+    let address = listener.address().ok_or_else(|| Failure::failed("a port without an address"))?;
+    attempt(Endpoint::Port(address), listener).await.map_err(|error| {
         let at = order.mountpoint.display();
         let remedy = match &error {
             MountError::NoProgram(_) => "install it, or use `--backend fuse`",
@@ -198,34 +189,14 @@ async fn mount_nfs(
             _ => "the directory must be your own",
         };
         Failure::failed(format!("cannot mount on {at}: {error}; {remedy}"))
-    };
-    let over_socket = match socket {
-        Some(path) => attempt(Endpoint::Socket(path)).await,
-        None => Err(MountError::Refused(String::new())),
-    };
-    match (over_socket, address) {
-        (Ok(()), _) => Ok(()),
-        (Err(_), Some(address)) => attempt(Endpoint::Port(address)).await.map_err(failed),
-        (Err(error), None) => {
-            tracing::warn!(%error, "not mounted over a socket: a port is tried");
-            let listener = Listener::tcp((Ipv4Addr::LOCALHOST, 0).into()).await;
-            let listener = listener.map_err(|error| Failure::io("cannot listen on a port of this machine", &error))?;
-            let address = listener.address().ok_or_else(|| Failure::failed("a port without an address"))?;
-            tokio::spawn(server.clone().serve(listener));
-            attempt(Endpoint::Port(address)).await.map_err(failed)
-        }
-    }
+    })
 }
 
 /// Where it is noted who has files open: the same for the same files, so that a restarted server finds it.
 fn clients_file(order: &Order, settings: &Settings, dirs: &Dirs) -> Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let dir = dirs.state.join("nfs");
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map_err(|error| Failure::io(format!("cannot make {}", dir.display()), &error))?;
     let what = Sha256::digest(format!("{}\0{}", order.place, settings.prefix.as_str()));
     let name: String = what.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(dir.join(name + ".clients"))
+    dirs.nfs_clients_path(&name)
 }
 
 impl Front {
@@ -239,7 +210,7 @@ impl Front {
                 }
             }
             Self::NfsMount(mountpoint, _watch) => {
-                while mount_table::at(&mountpoint).is_some_and(|mounted| mounted.is_local_nfs()) {
+                while mount_table::is_local_nfs(&mountpoint) {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             }

@@ -139,10 +139,13 @@ pub fn become_daemon(order: &Order) -> Failure {
     }
 }
 
+/// The file that this process runs, also where it was replaced meanwhile.
+fn this_program() -> PathBuf {
+    if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe().unwrap_or_default() }
+}
+
 fn program(order: &Order) -> Command {
-    let this =
-        if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe().unwrap_or_default() };
-    let mut command = Command::new(this);
+    let mut command = Command::new(this_program());
     // The mount point is there for `ps` only.
     command.arg0("pgfiles").arg(SUBCOMMAND).arg(&order.mountpoint);
     for name in SECRETS {

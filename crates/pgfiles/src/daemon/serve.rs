@@ -373,9 +373,11 @@ impl Daemon {
 
     /// Whether our mount is (still) in the kernel's table.
     pub(super) fn is_mounted(&self) -> bool {
-        mount_table::at(&self.order.mountpoint).is_some_and(|mounted| match self.order.door {
-            Door::NfsMount => mounted.is_local_nfs(),
-            Door::Fuse | Door::NfsPort(_) | Door::NfsSocket(_) => mounted.is_ours(),
-        })
+        match self.order.door {
+            Door::NfsMount => mount_table::is_local_nfs(&self.order.mountpoint),
+            Door::Fuse | Door::NfsPort(_) | Door::NfsSocket(_) => {
+                mount_table::at(&self.order.mountpoint).is_some_and(|mounted| mounted.is_ours())
+            }
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! `pgfiles serve-nfs`, with a client of the protocol: what it writes is there for SQL, what a killed server and a stopped Postgres do
 //! to who has files open, and who is let in.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use pgfiles_testkit::nfs_client::{Claim, Client, Connection, Got, How, op};
+use pgfiles_testkit::nfs_client::{Claim, Client, Connection, Got, How, address_said, op};
 use pgfiles_testkit::postgres::{Options, Postgres};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -26,12 +25,7 @@ impl Server {
     fn start(user: &User, listen: &str) -> Self {
         let mut command = user.command(["serve-nfs", "--listen", listen, "--allow-other"]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let said = lines.next().expect("it says where it serves").unwrap();
-        let address = said.strip_prefix("pgfiles: serving NFS v4.1 on ").and_then(|rest| rest.split(": ").next());
-        let address = address.unwrap_or_else(|| panic!("{said}")).parse().unwrap();
-        // Read on, so that the log has somewhere to go.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        let address = address_said(child.stderr.take().unwrap());
         Self { child, address }
     }
 
