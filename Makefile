@@ -1,7 +1,7 @@
 # The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
 
 .PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny \
-	bench bench-quick model conformance nfs fuzz pjdfstest fsx directory sqlite git archives programs stress dbench
+	bench bench-quick model conformance nfs fuzz macos pjdfstest fsx directory sqlite git archives programs stress dbench
 
 demo:            ## set up, build, and show the main job on a private Postgres
 	scripts/demo
@@ -60,6 +60,9 @@ fuzz:            ## hostile compounds and spoiled bytes for the NFS server: PGFI
 
 nfs:             ## the NFS server with Linux's own client in a small virtual machine (docs/nfs.md)
 	scripts/conformance/nfs
+
+macos:           ## type-checks the program for macOS, on Debian (docs/nfs.md)
+	scripts/check-macos
 
 pjdfstest fsx directory sqlite git archives programs stress dbench: ## fewer operations: make fsx CONFORMANCE_OPS=2000
 	scripts/conformance/$@

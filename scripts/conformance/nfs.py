@@ -3,7 +3,7 @@ import errno, fcntl, mmap, os, sqlite3, stat, subprocess, sys, threading, time
 from multiprocessing import Process
 
 what, at = sys.argv[1:3]
-os.makedirs(at)
+os.makedirs(at, exist_ok=what in ('orphaned', 'forced'))
 os.chdir(at)
 
 
@@ -231,4 +231,46 @@ def load():
     print(f'load: {sum(map(len, saved))} files whole after the death of {victim}, twice', flush=True)
 
 
-{'programs': programs, 'sqlite': sqlite, 'directory': directory, 'load': load}[what]()
+def goes_on_with(f, what):
+    """Somebody uses a file whose mount is gone: an error, soon."""
+    begun = time.monotonic()
+    try:
+        f.write(what)
+        f.flush()
+        os.fsync(f.fileno())
+        raise AssertionError('written nowhere')
+    except OSError as error:
+        print(f'{error.strerror} after {time.monotonic() - begun:.1f} s', flush=True)
+    try:
+        f.close()
+    except OSError:
+        pass
+    assert time.monotonic() - begun < 60
+
+
+def orphaned():
+    """The daemon dies; its number is the argument."""
+    synced, later, untouched = open('synced', 'w'), open('later', 'w'), open('f')
+    synced.write('synced')
+    synced.flush()
+    os.fsync(synced.fileno())
+    os.chdir('/')
+    os.kill(int(sys.argv[3]), 9)
+    while os.path.ismount(at):
+        time.sleep(0.05)
+    goes_on_with(later, 'later')
+    goes_on_with(synced, 'more')
+    untouched.close()
+
+
+def forced():
+    """Unmounted with --force while a file is open; the argument is the program."""
+    f = open('written', 'w')
+    f.write('written')
+    f.flush()
+    os.chdir('/')
+    subprocess.run([sys.argv[3], 'unmount', '--force', at], check=True)
+    goes_on_with(f, 'more')
+
+
+{'orphaned': orphaned, 'forced': forced, 'programs': programs, 'sqlite': sqlite, 'directory': directory, 'load': load}[what]()

@@ -46,7 +46,8 @@ const END_WAIT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Replies that are sent in one system call.
 const REPLIES_AT_ONCE: usize = 32;
-const LAST_FRAGMENT: u32 = 1 << 31;
+/// Of the word before a fragment; the rest is its length.
+pub(crate) const LAST_FRAGMENT: u32 = 1 << 31;
 
 /// Where a server listens.
 #[derive(Debug)]
@@ -388,7 +389,7 @@ async fn in_time<T>(reading: impl Future<Output = io::Result<T>>) -> io::Result<
 }
 
 /// A reply as a record of one fragment.
-fn framed(out: Encoder) -> Vec<Bytes> {
+pub(crate) fn framed(out: Encoder) -> Vec<Bytes> {
     let header = Bytes::copy_from_slice(&(out.len() as u32 | LAST_FRAGMENT).to_be_bytes());
     std::iter::once(header).chain(out.into_pieces()).collect()
 }

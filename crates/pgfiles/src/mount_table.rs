@@ -1,13 +1,16 @@
 //! What is mounted where, as the kernel says, and how to take away what a killed daemon left.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::exit::{Failure, Result};
+
+#[cfg(any(not(target_os = "linux"), test))]
+mod bsd;
+#[cfg(target_os = "linux")]
+mod linux;
 
 /// What our mounts have as their source.
 pub const SOURCE: &str = "pgfiles";
@@ -38,27 +41,11 @@ impl Mounted {
 }
 
 /// Everything that is mounted, in the order of mounting. Empty where the system does not say.
-#[cfg(not(target_os = "linux"))]
 pub fn all() -> Vec<Mounted> {
-    let output = Command::new("mount").stdin(Stdio::null()).output();
-    let text = output.map(|output| output.stdout).unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().filter_map(parse_listed).collect()
-}
-
-/// `<socket>:/ on /Users/me/work (nfs, nodev, nosuid)`, as mount(8) of the BSDs lists it.
-#[cfg_attr(target_os = "linux", allow(dead_code))]
-fn parse_listed(line: &str) -> Option<Mounted> {
-    let (rest, options) = line.rsplit_once(" (")?;
-    let (source, at) = rest.split_once(" on ")?;
-    let kind = options.split([',', ')']).next()?;
-    Some(Mounted { at: at.into(), kind: kind.into(), source: source.into() })
-}
-
-/// Everything that is mounted, in the order of mounting. Empty where the system does not say.
-#[cfg(target_os = "linux")]
-pub fn all() -> Vec<Mounted> {
-    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    text.split(|&b| b == b'\n').filter_map(parse).collect()
+    #[cfg(target_os = "linux")]
+    return linux::all();
+    #[cfg(not(target_os = "linux"))]
+    bsd::all()
 }
 
 /// What is mounted exactly there: the topmost.
@@ -66,40 +53,44 @@ pub fn at(path: &Path) -> Option<Mounted> {
     all().into_iter().rev().find(|mounted| mounted.at == path)
 }
 
+/// The mount point that a path is in. `None` where the system does not say.
+pub fn over(path: &Path) -> Option<PathBuf> {
+    innermost(all(), path)
+}
+
+fn innermost(table: Vec<Mounted>, path: &Path) -> Option<PathBuf> {
+    let points = table.into_iter().map(|mounted| mounted.at).filter(|point| path.starts_with(point));
+    points.max_by_key(|point| point.as_os_str().len())
+}
+
 /// Whether a mount of NFS from this machine is there.
 pub fn is_local_nfs(path: &Path) -> bool {
     at(path).is_some_and(|mounted| mounted.is_local_nfs())
 }
 
-/// `36 35 98:0 /root /mount/point rw,noatime shared:1 - fuse.pgfiles source options`.
-fn parse(line: &[u8]) -> Option<Mounted> {
-    let mut fields = line.split(|&b| b == b' ');
-    let at = unescape(fields.nth(4)?);
-    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
-    let mut text = || Some(String::from_utf8_lossy(after.next()?).into_owned());
-    Some(Mounted { at, kind: text()?, source: text()? })
+/// Takes a mount of NFS away without waiting for anybody.
+///
+/// # Errors
+/// The system refuses.
+pub fn force_nfs(path: &Path) -> Result<()> {
+    let output = pgfiles_nfs::mount::unmount_command(path, true).output();
+    let output = output.map_err(|error| Failure::io("cannot run umount", &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Failure::failed(format!("cannot unmount {}: {why}", path.display())))
 }
 
-/// Spaces and the like come as `\040`.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| byte == b'\\');
-        let code =
-            octal.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(code);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
+/// Whether the kernel still has to do with a server of NFS on that port, mounted or not. `false` where the system does not say.
+pub fn has_nfs_of(port: u16) -> bool {
+    #[cfg(target_os = "linux")]
+    return linux::has_nfs_of(port);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = port;
+        false
     }
-    PathBuf::from(OsString::from_vec(out))
 }
 
 /// Whether the process that served a mount is gone ("Transport endpoint is not connected").
@@ -147,13 +138,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_the_table() {
-        let line = br"36 35 98:0 / /mnt/a\040b rw,noatime shared:1 master:2 - fuse.pgfiles pgfiles rw";
-        assert_eq!(parse(line), Some(Mounted { at: "/mnt/a b".into(), kind: "fuse.pgfiles".into(), source: "pgfiles".into() }));
-        assert_eq!(parse(b""), None);
-        let listed = parse_listed("</tmp/x/s>:/ on /Users/me/my work (nfs, nodev, nosuid, mounted by me)");
-        assert_eq!(listed, Some(Mounted { at: "/Users/me/my work".into(), kind: "nfs".into(), source: "</tmp/x/s>:/".into() }));
-        assert!(listed.is_some_and(|mounted| mounted.is_local_nfs()));
-        assert!(!all().is_empty());
+    fn the_innermost_mount_point_counts() {
+        let mounted = |at: &str| Mounted { at: at.into(), kind: String::new(), source: String::new() };
+        let of = |path: &str| innermost(["/", "/mnt/a b", "/mnt/a b/c"].map(mounted).into(), Path::new(path));
+        assert_eq!(of("/mnt/a b/x"), Some(PathBuf::from("/mnt/a b")));
+        assert_eq!(of("/mnt/a b/c"), Some(PathBuf::from("/mnt/a b/c")));
+        assert_eq!(of("/mnt/a b2"), Some(PathBuf::from("/")));
+    }
+
+    #[test]
+    fn something_is_mounted_at_the_root() {
+        assert!(at(Path::new("/")).is_some_and(|root| !root.is_ours()));
     }
 }

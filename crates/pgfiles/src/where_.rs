@@ -3,11 +3,10 @@
 //! The kernel keeps the directory itself as a process's working directory, not its path. So `.` and the path that `getcwd` gives for it
 //! can be two directories; they are told apart by device and inode number. Sentences for `mount`, `unmount` and `where` are made here.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::mount_table;
 use crate::shell_hook::{self, Shell};
 
 /// How many names a warning lists.
@@ -52,11 +51,11 @@ impl Standing {
         match identity(&path) {
             Some(leads_to) if leads_to == standing => Standing::Here(path),
             Some(_) => {
-                let mountpoint = mountpoint_of(&path);
+                let mountpoint = mount_table::over(&path);
                 Standing::Underneath { mountpoint, names: names_in(directory), path }
             }
             // The mount has no such directory: underneath all the same, if there is a mount on the way.
-            None => match mountpoint_of(&path).filter(|mountpoint| mountpoint != Path::new("/")) {
+            None => match mount_table::over(&path).filter(|mountpoint| mountpoint != Path::new("/")) {
                 Some(mountpoint) if identity(&mountpoint).is_some_and(|(device, _)| device != standing.0) => {
                     Standing::Underneath { mountpoint: Some(mountpoint), names: names_in(directory), path }
                 }
@@ -149,49 +148,9 @@ fn shell_word(path: &Path) -> String {
     if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// The mount point that a path is in: the longest one that it starts with (`man 5 proc_pid_mountinfo`). None where there is no such list.
-fn mountpoint_of(path: &Path) -> Option<PathBuf> {
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    longest_mountpoint(&table, path)
-}
-
-fn longest_mountpoint(table: &[u8], path: &Path) -> Option<PathBuf> {
-    let points = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescape);
-    points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len())
-}
-
-/// Undoes the octal escapes of mountinfo (`\040` is a space).
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_innermost_mount_point_counts() {
-        let table = b"22 1 8:1 / / rw - ext4 /dev/sda rw\n30 22 0:40 / /mnt/a\\040b rw shared:1 - fuse pgfiles rw\n31 30 0:41 / /mnt/a\\040b/c rw - tmpfs t rw\n";
-        let of = |path: &str| longest_mountpoint(table, Path::new(path));
-        assert_eq!(of("/mnt/a b/x"), Some(PathBuf::from("/mnt/a b")));
-        assert_eq!(of("/mnt/a b/c"), Some(PathBuf::from("/mnt/a b/c")));
-        assert_eq!(of("/mnt/a b2"), Some(PathBuf::from("/")));
-    }
 
     #[test]
     fn an_ordinary_place_needs_no_words() {

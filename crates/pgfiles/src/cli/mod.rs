@@ -75,6 +75,8 @@ enum Command {
     Watch {
         /// Absolute.
         mountpoint: std::path::PathBuf,
+        /// Where the daemon serves, if on a port.
+        port: Option<std::net::SocketAddr>,
     },
 }
 
@@ -147,7 +149,7 @@ impl Cli {
     fn execute(self, flags: &BTreeMap<&'static str, String>) -> Result<Exit> {
         match &self.command {
             Command::Daemon { .. } => return crate::daemon::main(),
-            Command::Watch { mountpoint } => return crate::daemon::watch(mountpoint).map(|()| Exit::Done),
+            Command::Watch { mountpoint, port } => return crate::daemon::watch(mountpoint, *port).map(|()| Exit::Done),
             // Needs no settings, and is read by shells at every start.
             Command::ShellHook(args) => return shell_hook::run(args),
             _ => {}

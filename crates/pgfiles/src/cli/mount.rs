@@ -156,7 +156,7 @@ pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
     for listed in context.dirs.list() {
         if listed.mount.mountpoint == at && !listed.alive {
             if listed.mount.backend == "nfs" && mount_table::is_local_nfs(at) {
-                daemon::unmount_now(at)?;
+                mount_table::force_nfs(at)?;
             }
             listed.forget();
             found = true;

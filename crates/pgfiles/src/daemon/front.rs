@@ -1,31 +1,33 @@
 //! Through which door programs come in: the kernel's FUSE, or NFS v4.1.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgfiles_fuse::{FuseError, MountOptions, Session};
 use pgfiles_nfs::mount::{self, Endpoint, MountError};
 use pgfiles_nfs::{Listener, NfsConfig, Server};
 use pgfiles_vfs::Vfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Order, this_program};
+use self::fuse::Session;
+use super::Order;
+use super::watch::Watch;
 use crate::config::{Owner, Settings};
 use crate::exit::{Failure, Result};
 use crate::mount_table;
 use crate::registry::Dirs;
+
+#[cfg_attr(target_os = "linux", path = "fuse_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "fuse_none.rs")]
+mod fuse;
 
 /// How long a request may wait for a server that is away before an NFS client is told to ask again.
 pub(super) const NFS_RETRY: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether the mount is still there.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// The hidden subcommand that takes a mount away when its daemon is gone.
-pub const WATCH: &str = "nfs-watch";
 
 /// Which door.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,51 +62,6 @@ pub(super) enum Front {
     Nfs,
 }
 
-/// A process that unmounts when this one is gone, however it went: its stdin ends then.
-pub(super) struct Watch(Child);
-
-impl Watch {
-    fn start(mountpoint: &Path) -> Result<Self> {
-        let mut command = Command::new(this_program());
-        command.arg(WATCH).arg(mountpoint).stdin(Stdio::piped()).stdout(Stdio::null());
-        let child =
-            command.spawn().map_err(|error| Failure::io("cannot start the process that watches over the mount", &error))?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
-/// The watching process: waits for the end of its stdin, and takes the mount away if it is still there.
-///
-/// # Errors
-/// The mount could not be taken away.
-pub fn watch(mountpoint: &Path) -> Result<()> {
-    let _ = rustix::process::setsid();
-    let mut byte = [0];
-    while matches!(std::io::Read::read(&mut std::io::stdin(), &mut byte), Ok(1..)) {}
-    if mount_table::is_local_nfs(mountpoint) { unmount_now(mountpoint) } else { Ok(()) }
-}
-
-/// Takes a mount of NFS away without waiting for anybody.
-///
-/// # Errors
-/// The system refuses.
-pub fn unmount_now(mountpoint: &Path) -> Result<()> {
-    let output = mount::unmount_command(mountpoint, true).output();
-    let output = output.map_err(|error| Failure::io("cannot run umount", &error))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Failure::failed(format!("cannot unmount {}: {why}", mountpoint.display())))
-}
-
 /// Opens it. With the server, where it is one of NFS.
 ///
 /// # Errors
@@ -116,14 +73,7 @@ pub(super) async fn open(
     vfs: &Arc<Vfs>,
 ) -> Result<(Front, Option<Arc<Server>>)> {
     if order.door == Door::Fuse {
-        let options = MountOptions {
-            allow_other: order.allow_other || (settings.owner == Owner::Stored && rustix::process::geteuid().is_root()),
-            fsname: mount_table::SOURCE.into(),
-            read_only: settings.read_only,
-            ..MountOptions::new(&order.mountpoint)
-        };
-        let session = pgfiles_fuse::mount(vfs.clone(), &options, tokio::runtime::Handle::current());
-        return Ok((Front::Fuse(session.map_err(|error| mount_failed(&error))?), None));
+        return Ok((Front::Fuse(fuse::open(order, settings, vfs)?), None));
     }
     let mine = settings.owner == Owner::Mounter && !order.allow_other;
     let config = NfsConfig {
@@ -134,8 +84,8 @@ pub(super) async fn open(
     let server = Server::new(vfs.clone(), config);
     let listener = match &order.door {
         Door::Fuse | Door::NfsMount => {
-            mount_nfs(order, settings, &server).await?;
-            let watch = Watch::start(&order.mountpoint)?;
+            let port = mount_nfs(order, settings, &server).await?;
+            let watch = Watch::start(&order.mountpoint, port)?;
             return Ok((Front::NfsMount(order.mountpoint.clone(), watch), Some(server)));
         }
         Door::NfsPort(address) => {
@@ -160,8 +110,9 @@ pub(super) async fn open(
     Ok((Front::Nfs, Some(server)))
 }
 
-/// Serves, and has the system mount what is served: on macOS over a socket, or where that is refused, and elsewhere, over a port.
-async fn mount_nfs(order: &Order, settings: &Settings, server: &Arc<Server>) -> Result<()> {
+/// Serves, and has the system mount what is served: on macOS over a socket, or where that is refused, and elsewhere, over a port,
+/// which is returned.
+async fn mount_nfs(order: &Order, settings: &Settings, server: &Arc<Server>) -> Result<Option<SocketAddr>> {
     let attempt = |endpoint: Endpoint, listener: Listener| {
         tokio::spawn(server.clone().serve(listener));
         let (mountpoint, read_only) = (order.mountpoint.clone(), settings.read_only);
@@ -174,14 +125,14 @@ async fn mount_nfs(order: &Order, settings: &Settings, server: &Arc<Server>) -> 
         let path = order.socket.with_extension("nfs");
         let listener = Listener::unix(path.clone()).map_err(|error| Failure::io("cannot listen on a socket", &error))?;
         match attempt(Endpoint::Socket(path), listener).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(None),
             Err(error) => tracing::warn!(%error, "not mounted over a socket: a port is tried"),
         }
     }
     let listener = Listener::tcp((Ipv4Addr::LOCALHOST, 0).into()).await;
     let listener = listener.map_err(|error| Failure::io("cannot listen on a port of this machine", &error))?;
     let address = listener.address().ok_or_else(|| Failure::failed("a port without an address"))?;
-    attempt(Endpoint::Port(address), listener).await.map_err(|error| {
+    attempt(Endpoint::Port(address), listener).await.map(|()| Some(address)).map_err(|error| {
         let at = order.mountpoint.display();
         let remedy = match &error {
             MountError::NoProgram(_) => "install it, or use `--backend fuse`",
@@ -217,14 +168,4 @@ impl Front {
             Self::Nfs => std::future::pending().await,
         }
     }
-}
-
-fn mount_failed(error: &FuseError) -> Failure {
-    let hint = match error {
-        FuseError::Mount(_, cause) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
-            "; in a container mounting needs --cap-add SYS_ADMIN"
-        }
-        _ => "",
-    };
-    Failure::failed(format!("{error}{hint}"))
 }

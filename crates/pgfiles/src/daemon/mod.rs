@@ -12,8 +12,10 @@ mod housekeeping;
 mod recovery;
 mod serve;
 mod unmount;
+mod watch;
 
-pub use front::{Door, WATCH, unmount_now, watch};
+pub use front::Door;
+pub use watch::{WATCH, watch};
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

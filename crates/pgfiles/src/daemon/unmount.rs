@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::front::{Door, unmount_now};
+use super::front::Door;
 use super::housekeeping;
 use super::serve::Daemon;
 use crate::config::units;
@@ -193,7 +193,7 @@ impl Daemon {
         }
         // Somebody stands in it, or the server is away.
         tracing::debug!(?done, "unmounted without waiting");
-        unmount_now(&self.order.mountpoint)
+        mount_table::force_nfs(&self.order.mountpoint)
     }
 
     async fn save(&self) -> Result<()> {

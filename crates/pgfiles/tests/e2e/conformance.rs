@@ -64,7 +64,7 @@ fn pjdfstest() {
 #[test]
 fn the_kernels_client_of_nfs() {
     if is_root() && is_built("pjdfstest") && is_built("fsx") && has("qemu-system-x86_64") && has("mmdebstrap") {
-        suite("nfs", &["programs", "pjdfstest", "server_killed"], &[("CONFORMANCE_SECONDS", "20")]);
+        suite("nfs", &["programs", "backend", "pjdfstest", "server_killed"], &[("CONFORMANCE_SECONDS", "20")]);
     }
 }
 
