@@ -16,7 +16,7 @@ use crate::proto::Status;
 use crate::session::{ClientId, Sessions};
 use crate::state::{Refused, States};
 
-/// How long a client's state is safe without a word of it (`lease_time`), and how long one of before may take to be back.
+/// The lease where nothing else is said.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// Exclusive creations whose verifiers are remembered.
 const VERIFIERS_MAX: usize = 1000;
@@ -30,6 +30,20 @@ pub struct NfsConfig {
     pub clients_file: Option<PathBuf>,
     /// Users who may come, by AUTH_SYS; `None`: all.
     pub only_uid: Option<u32>,
+    /// How long a client's state is safe without a word of it (`lease_time`), and how long one of before may take to be back.
+    /// Whole seconds, at least one.
+    pub lease: Duration,
+    /// On a port, who speaks first is the only one for as long as it is connected. For the system's own client of one mount, where the
+    /// system does not tell whose a connection is.
+    pub one_connection: bool,
+}
+
+impl Default for NfsConfig {
+    /// All may come, nothing is noted, the lease is [`LEASE`].
+    fn default() -> Self {
+        let retry_timeout = Duration::from_secs(60);
+        Self { retry_timeout, clients_file: None, only_uid: None, lease: LEASE, one_connection: false }
+    }
 }
 
 pub(crate) struct Core {
@@ -53,9 +67,9 @@ impl Core {
             handles: Handles::new(&vfs.config().prefix),
             nodes: Nodes::new(vfs.clone()),
             listings: Listings::new(vfs.clone()),
-            sessions: Sessions::new(boot, LEASE),
+            sessions: Sessions::new(boot, config.lease),
             states: States::new(boot),
-            grace: Grace::new(config.clients_file.clone(), LEASE, Instant::now()),
+            grace: Grace::new(config.clients_file.clone(), config.lease, Instant::now()),
             outage: Outage::new(config.retry_timeout),
             write_verifier,
             verifiers: Mutex::default(),

@@ -14,6 +14,17 @@ pub enum Endpoint {
     Socket(PathBuf),
 }
 
+/// What is to be mounted, and how.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Without changes.
+    pub read_only: bool,
+    /// More options of the system's client, with commas between: the last of two that contradict one another counts.
+    pub options: Option<String>,
+}
+
 /// Why it was not mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
@@ -38,44 +49,49 @@ const PROGRAM: &str = "mount_nfs";
 
 /// The command, its options and what it mounts. `hard`, because a `soft` client turns an outage into lost writes.
 #[cfg(target_os = "linux")]
-fn command(endpoint: &Endpoint, mountpoint: &Path, read_only: bool) -> Option<Command> {
+fn command(endpoint: &Endpoint, wanted: &Wanted) -> Option<Command> {
     let Endpoint::Port(address) = endpoint else { return None };
     let (host, port) = (address.ip(), address.port());
-    let mode = if read_only { "ro" } else { "rw" };
+    let mode = if wanted.read_only { "ro" } else { "rw" };
     let mut command = Command::new("mount");
-    let options = format!("{mode},vers=4.1,proto=tcp,port={port},sec=sys,hard,{ATTRIBUTES}");
-    command.args(["-t", "nfs4", "-o", &options, &format!("{host}:/")]).arg(mountpoint);
+    let options = format!("{mode},vers=4.1,proto=tcp,port={port},sec=sys,hard,{ATTRIBUTES}{}", more(wanted));
+    command.args(["-t", "nfs4", "-o", &options, &format!("{host}:/")]).arg(&wanted.mountpoint);
     Some(command)
 }
 
 /// As above; `intr` and `deadtimeout` let programs be killed, and a mount whose daemon is gone end by itself. Nobody has to be root: the
 /// mount point belongs to the user.
 #[cfg(not(target_os = "linux"))]
-fn command(endpoint: &Endpoint, mountpoint: &Path, read_only: bool) -> Option<Command> {
+fn command(endpoint: &Endpoint, wanted: &Wanted) -> Option<Command> {
     let common = format!(
-        "vers=4.1,nocallback,nobrowse,nosuid,nodev,rwsize=1048576,readahead=16,{ATTRIBUTES},intr,deadtimeout=60,mutejukebox{}",
-        if read_only { ",rdonly" } else { "" }
+        "vers=4.1,nocallback,nobrowse,nosuid,nodev,rwsize=1048576,readahead=16,{ATTRIBUTES},intr,deadtimeout=60,mutejukebox{}{}",
+        if wanted.read_only { ",rdonly" } else { "" },
+        more(wanted)
     );
     let mut command = Command::new("mount_nfs");
     match endpoint {
         Endpoint::Socket(path) => {
             let from = format!("<{}>:/", path.display());
-            command.args(["-o", &format!("{common},proto=ticotsord"), &from]).arg(mountpoint);
+            command.args(["-o", &format!("{common},proto=ticotsord"), &from]).arg(&wanted.mountpoint);
         }
         Endpoint::Port(address) => {
             let (host, port) = (address.ip(), address.port());
-            command.args(["-o", &format!("{common},proto=tcp,port={port}"), &format!("{host}:/")]).arg(mountpoint);
+            command.args(["-o", &format!("{common},proto=tcp,port={port}"), &format!("{host}:/")]).arg(&wanted.mountpoint);
         }
     }
     Some(command)
+}
+
+fn more(wanted: &Wanted) -> String {
+    wanted.options.as_ref().map(|options| format!(",{options}")).unwrap_or_default()
 }
 
 /// Mounts. Blocks until the client has greeted the server, which has to be serving by then.
 ///
 /// # Errors
 /// [`MountError`].
-pub fn mount(endpoint: &Endpoint, mountpoint: &Path, read_only: bool) -> Result<(), MountError> {
-    let mut command = command(endpoint, mountpoint, read_only)
+pub fn mount(endpoint: &Endpoint, wanted: &Wanted) -> Result<(), MountError> {
+    let mut command = command(endpoint, wanted)
         .ok_or_else(|| MountError::Refused("this system's client does not mount over a socket".into()))?;
     let output = match command.stdin(Stdio::null()).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountError::NoProgram(PROGRAM)),

@@ -75,9 +75,12 @@ pub struct Server {
     core: Arc<Core>,
     ending: watch::Sender<bool>,
     connections: AtomicUsize,
+    connections_ever: AtomicU64,
     requests: AtomicU64,
     running: Arc<Semaphore>,
     large: Arc<Semaphore>,
+    /// The connection that alone may speak, where one alone may; 0: none yet.
+    speaker: AtomicU64,
 }
 
 /// All requests that may run at a time, over all connections.
@@ -92,9 +95,11 @@ impl Server {
             core,
             ending: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
+            connections_ever: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             running: Arc::new(Semaphore::new(RUNNING_MAX)),
             large: Arc::new(Semaphore::new(LARGE_BYTES_MAX)),
+            speaker: AtomicU64::new(0),
         })
     }
 
@@ -130,11 +135,17 @@ impl Server {
             tracing::warn!(%peer, why, "a connection is refused");
             return;
         }
+        let nth = self.connections_ever.fetch_add(1, Ordering::Relaxed) + 1;
         self.connections.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             let ended = match stream {
-                Stream::Tcp(stream, _) => self.clone().converse(stream).await,
-                Stream::Unix(stream) => self.clone().converse(stream).await,
+                Stream::Tcp(stream, _) if self.core.config.one_connection => {
+                    let ended = self.clone().converse(stream, Some(nth)).await;
+                    let _ = self.speaker.compare_exchange(nth, 0, Ordering::AcqRel, Ordering::Relaxed);
+                    ended
+                }
+                Stream::Tcp(stream, _) => self.clone().converse(stream, None).await,
+                Stream::Unix(stream) => self.clone().converse(stream, None).await,
             };
             self.connections.fetch_sub(1, Ordering::Relaxed);
             match ended {
@@ -144,11 +155,11 @@ impl Server {
         });
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection to its end. `alone`: its number, where no other may speak beside it.
     ///
     /// # Errors
     /// What the peer did wrong, or the network.
-    pub async fn converse<S>(self: Arc<Self>, stream: S) -> io::Result<()>
+    async fn converse<S>(self: Arc<Self>, stream: S, alone: Option<u64>) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -180,6 +191,12 @@ impl Server {
                         continue;
                     }
                 }
+                Request::Compound { .. } if !alone.is_none_or(|nth| self.may_speak(nth)) => {
+                    break Err(io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        "another connection is served here, and no second one",
+                    ));
+                }
                 Request::Compound { xid, credential, arguments } => {
                     let (server, replies) = (self.clone(), replies.clone());
                     tokio::spawn(async move {
@@ -194,6 +211,14 @@ impl Server {
         };
         drop(replies);
         ended
+    }
+
+    /// Whether a connection is the one that alone may speak. The first that does is.
+    fn may_speak(&self, nth: u64) -> bool {
+        match self.speaker.compare_exchange(0, nth, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(speaker) => speaker == nth,
+        }
     }
 
     async fn compound(&self, xid: u32, credential: Credential, arguments: Bytes) -> Vec<Bytes> {

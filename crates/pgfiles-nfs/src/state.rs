@@ -46,6 +46,11 @@ impl StateId {
         out.fixed(&self.other);
     }
 
+    /// Whether nothing was done with it since it was given out.
+    pub fn is_new(self) -> bool {
+        self.seq == 1
+    }
+
     pub fn is_special(self) -> bool {
         self == Self::ANONYMOUS || self == Self::BYPASS
     }

@@ -153,7 +153,12 @@ pub(super) async fn open(context: &mut Context, input: &mut Decoder, out: &mut E
         let size = SetAttr { size: Some(0), ..SetAttr::default() };
         // Of all that it was to be created with, an existing file takes its emptiness.
         let used = context.core.states.find(id, client, object)?;
-        set_checked(context, found.ino, size, used.writer).await?;
+        if let Err(status) = set_checked(context, found.ino, size, used.writer).await {
+            if id.is_new() {
+                context.core.release(context.core.states.close(id)).await;
+            }
+            return Err(status);
+        }
         set = Bitmap::of(&[attr::SIZE]);
     }
     answer(context, (object, id), found.change, set, out);

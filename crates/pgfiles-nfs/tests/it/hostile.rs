@@ -4,9 +4,10 @@
 use std::io::Read as _;
 use std::net::TcpStream;
 
+use pgfiles_nfs::NfsConfig;
 use pgfiles_testkit::nfs_client::{Client, Compound, Connection, Xdr, attr, op};
 
-use crate::served::{Served, served};
+use crate::served::{Served, served, served_with};
 
 fn goes_on(served: &Served, client: &mut Client) {
     client.ask(|all| all.root().getattr(&[attr::TYPE])).ok();
@@ -173,5 +174,25 @@ fn lengths_that_lie_allocate_nothing() {
         if client.sequence.is_multiple_of(50) {
             goes_on(&served, &mut client);
         }
+    }
+}
+
+/// A mount's port where the system does not say who connects: nobody speaks beside the client, and another one may when it is gone.
+#[test]
+fn one_connection_alone_is_served_where_that_is_asked_for() {
+    let served = served_with(NfsConfig { one_connection: true, ..NfsConfig::default() });
+    let mut client = served.client();
+    // As the client's own, whose session it has guessed.
+    let ask = |connection: &mut Connection| {
+        let _ = connection.send(&Compound::new().sequence([7; 16], 0, 1, false));
+        is_closed(connection)
+    };
+    let mut stranger = served.connect();
+    assert!(ask(&mut stranger));
+    client.run(|all| all.root()).ok();
+    drop(client);
+    let begun = std::time::Instant::now();
+    while ask(&mut served.connect()) {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "nobody is let in any more");
     }
 }

@@ -1,8 +1,11 @@
 //! Byte-range locks (§18.10 to §18.12), leases and courtesy (§8.4.2.4).
 
+use std::time::{Duration, Instant};
+
+use pgfiles_nfs::NfsConfig;
 use pgfiles_testkit::nfs_client::{Claim, Client, Got, How, StateId, Xdr, op};
 
-use crate::served::served;
+use crate::served::{served, served_with};
 
 const DENIED: u32 = 10_010;
 const ALL: (u64, u64) = (0, u64::MAX);
@@ -63,4 +66,34 @@ fn stateids_are_tested_and_freed() {
     let lock = a.run(|all| all.path("f").locku(ALL, lock)).ok().state();
     a.run(|all| all.op(op::FREE_STATEID, free(&lock))).ok();
     assert_eq!(a.run(|all| all.path("f").lock(2, (0, 1), lock)).status, 10_025, "NFS4ERR_BAD_STATEID");
+}
+
+/// §8.4.2.4, §8.4.3: a client that was silent for longer than its lease keeps what it has until another one wants it, and then
+/// loses all; it is told so and begins anew (§18.46, NFS4ERR_BADSESSION).
+#[test]
+fn a_lease_that_ran_out_is_kept_until_another_wants_the_same() {
+    const BADSESSION: u32 = 10_052;
+    let served = served_with(NfsConfig { lease: Duration::from_secs(1), ..NfsConfig::default() });
+    let (mut a, mut b, mut c) = (served.client_of("a"), served.client_of("b"), served.client_of("c"));
+    let open_a = open(&mut a, b"oa");
+    a.run(|all| all.path("f").lock_new(2, false, (0, 10), open_a, b"pa")).ok();
+    a.run(|all| all.path("f").write(open_a, 0, 0, b"unpublished")).ok();
+    let kept = c.run(|all| all.root().open(b"oc", (3, 0), &How::Create(vec![]), Claim::Name(b"g"))).ok().state();
+    let open_b = open(&mut b, b"ob");
+    let lock = |b: &mut Client| b.run(|all| all.path("f").lock_new(2, false, (5, 1), open_b, b"pb")).status;
+    let begun = Instant::now();
+    assert_eq!(lock(&mut b), DENIED, "within the lease");
+    while lock(&mut b) == DENIED {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the lock is never free");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert_eq!(a.run(|all| all.path("f")).status, BADSESSION);
+    assert_eq!(served.versions("f"), 1, "what it had written is published");
+    let text = b.run(|all| all.path("f").read(open_b, 0, 20)).ok();
+    assert!(matches!(text.last().got, Got::Read { ref data, .. } if data == b"unpublished"), "{text:?}");
+    // Nobody wants what the third has.
+    c.run(|all| all.path("g").write(kept, 0, 2, b"still mine")).ok();
+    let mut again = Client::new(served.connect(), b"a", 1);
+    open(&mut again, b"oa");
 }

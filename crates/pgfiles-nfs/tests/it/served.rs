@@ -1,7 +1,6 @@
 //! A server over the reference store, on a port of this machine.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,33 +22,37 @@ pub struct Served {
     pub store: Arc<MemStore>,
     pub faults: Arc<FaultStore>,
     pub address: SocketAddr,
-    clients_file: Option<PathBuf>,
+    config: NfsConfig,
 }
 
 pub fn served() -> Served {
-    over(Arc::new(MemStore::new()), None)
+    served_with(NfsConfig::default())
 }
 
 /// A server whose clients take back what they had from the next.
 pub fn served_again_later(dir: &std::path::Path) -> Served {
-    over(Arc::new(MemStore::new()), Some(dir.join("clients")))
+    served_with(NfsConfig { clients_file: Some(dir.join("clients")), ..NfsConfig::default() })
 }
 
-fn over(store: Arc<MemStore>, clients_file: Option<PathBuf>) -> Served {
+/// A server that is set up in some other way.
+pub fn served_with(config: NfsConfig) -> Served {
+    over(Arc::new(MemStore::new()), config)
+}
+
+fn over(store: Arc<MemStore>, config: NfsConfig) -> Served {
     let runtime = Runtime::new().unwrap();
     let faults = Arc::new(FaultStore::new(store.clone()));
     let (vfs, server, listener) = runtime.block_on(async {
         let settings = StackConfig { retry_timeout: Duration::from_millis(200), ..StackConfig::default() };
         let stack = Stack::new(faults.clone(), settings);
-        let config = VfsConfig::new(Prefix::new("agents/7").unwrap(), "test");
-        let vfs = Vfs::new(stack.store, stack.fresh, config, Arc::new(SystemClock));
-        let config = NfsConfig { retry_timeout: Duration::from_secs(60), clients_file: clients_file.clone(), only_uid: None };
-        let server = Server::new(vfs.clone(), config);
+        let place = VfsConfig::new(Prefix::new("agents/7").unwrap(), "test");
+        let vfs = Vfs::new(stack.store, stack.fresh, place, Arc::new(SystemClock));
+        let server = Server::new(vfs.clone(), config.clone());
         (vfs, server, Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap())
     });
     let address = listener.address().unwrap();
     runtime.spawn(server.clone().serve(listener));
-    Served { runtime, vfs, server, store, faults, address, clients_file }
+    Served { runtime, vfs, server, store, faults, address, config }
 }
 
 impl Served {
@@ -77,17 +80,17 @@ impl Served {
             self.server.end().await;
             self.vfs.shutdown().await.unwrap();
         });
-        let (store, clients_file) = (self.store.clone(), self.clients_file.clone());
+        let (store, config) = (self.store.clone(), self.config.clone());
         drop(self);
-        over(store, clients_file)
+        over(store, config)
     }
 
     /// The daemon is gone without a word, and another one serves the same store.
     pub fn killed(self) -> Self {
-        let (store, clients_file) = (self.store.clone(), self.clients_file.clone());
+        let (store, config) = (self.store.clone(), self.config.clone());
         // Nothing of it runs any more.
         self.runtime.shutdown_timeout(Duration::ZERO);
-        over(store, clients_file)
+        over(store, config)
     }
 
     /// Versions of a path's key, the newest first.

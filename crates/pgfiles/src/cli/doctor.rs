@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use serde_json::json;
 
 use super::Context;
-use super::mount::check_fuse;
+use super::mount::{check_fuse, check_nfs};
 use crate::config::{secret, units};
 use crate::exit::{Exit, Result};
 use crate::{mount_table, output};
@@ -57,7 +57,7 @@ impl Finding {
 }
 
 pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
-    let mut found = vec![settings(&context), cache(&context), fuse()];
+    let mut found = vec![settings(&context), cache(&context), door()];
     found.extend(mounts(&context));
     found.extend(server::check(&context).await);
     if args.json {
@@ -125,7 +125,16 @@ fn cache(context: &Context) -> Finding {
     Finding::ok("cache", format!("{shown}, at most {}", units::show_bytes(max)))
 }
 
-fn fuse() -> Finding {
+/// What `mount` needs of the system.
+fn door() -> Finding {
+    if !cfg!(target_os = "linux") {
+        return match check_nfs() {
+            Ok(()) => Finding::ok("nfs", "mount_nfs is there"),
+            Err(failure) => {
+                Finding::fail("nfs", failure.message, "mounting needs it; the commands that need no mount work without")
+            }
+        };
+    }
     match check_fuse() {
         Ok(()) => {
             let mode = std::fs::metadata("/dev/fuse").map_or(0, |meta| meta.mode() & 0o777);

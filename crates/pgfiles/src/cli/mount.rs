@@ -32,6 +32,10 @@ pub(super) struct Args {
     /// How programs come in: `fuse`, the default on Linux, or `nfs`, the default on macOS.
     #[arg(long, value_enum)]
     backend: Option<Backend>,
+    /// With `nfs`, more options for the system's client, as nfs(5) and mount_nfs(8) name them, with commas between; on macOS `namedattr`
+    /// has it keep extended attributes as such and not in `._` files.
+    #[arg(long, short = 'o', value_name = "OPTIONS")]
+    nfs_options: Option<String>,
     /// Let other users in (always so for a root mount with stored owners).
     #[arg(long)]
     allow_other: bool,
@@ -63,6 +67,9 @@ pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
     let mountpoint = check_mountpoint(&context, Path::new(path), args.allow_nonempty)?;
     let backend = args.backend.unwrap_or(if cfg!(target_os = "macos") { Backend::Nfs } else { Backend::Fuse });
     match backend {
+        Backend::Fuse if args.nfs_options.is_some() => {
+            return Err(Failure::usage("--nfs-options are those of the client of NFS: add `--backend nfs`"));
+        }
         Backend::Fuse => check_fuse()?,
         Backend::Nfs => check_nfs()?,
     }
@@ -78,7 +85,10 @@ pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
         login: Login::of_process(),
         allow_other: args.allow_other,
         foreground: args.foreground,
-        door: if backend == Backend::Nfs { daemon::Door::NfsMount } else { daemon::Door::Fuse },
+        door: match backend {
+            Backend::Fuse => daemon::Door::Fuse,
+            Backend::Nfs => daemon::Door::NfsMount { options: args.nfs_options.clone() },
+        },
     };
     if args.foreground {
         return Err(daemon::become_daemon(&order));
@@ -170,9 +180,12 @@ pub(super) fn clean(context: &Context, at: &Path) -> Result<bool> {
 }
 
 /// Whether the system's client of NFS can be used, as far as that shows before it is tried.
-fn check_nfs() -> Result<()> {
+pub(super) fn check_nfs() -> Result<()> {
     if cfg!(target_os = "linux") && !rustix::process::geteuid().is_root() {
         return Err(Failure::failed("mounting NFS takes root on Linux: use `--backend fuse`, or `pgfiles serve-nfs`"));
+    }
+    if cfg!(target_os = "macos") && !Path::new("/sbin/mount_nfs").exists() {
+        return Err(Failure::failed("there is no /sbin/mount_nfs, which is part of macOS"));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgfiles_nfs::mount::{self, Endpoint, MountError};
+use pgfiles_nfs::mount::{self, Endpoint, MountError, Wanted};
 use pgfiles_nfs::{Listener, NfsConfig, Server};
 use pgfiles_vfs::Vfs;
 use serde::{Deserialize, Serialize};
@@ -36,8 +36,11 @@ pub enum Door {
     /// `/dev/fuse`, on the mount point.
     #[default]
     Fuse,
-    /// NFS v4.1, which the system's client mounts on the mount point.
-    NfsMount,
+    /// NFS v4.1, which the system's client mounts on the mount point, with these options of its own.
+    NfsMount {
+        /// With commas between.
+        options: Option<String>,
+    },
     /// A port that NFS v4.1 is served on; nothing is mounted.
     NfsPort(SocketAddr),
     /// A Unix socket, the same.
@@ -45,11 +48,18 @@ pub enum Door {
 }
 
 impl Door {
+    fn options(&self) -> Option<&str> {
+        match self {
+            Self::NfsMount { options } => options.as_deref(),
+            Self::Fuse | Self::NfsPort(_) | Self::NfsSocket(_) => None,
+        }
+    }
+
     /// As the registry and `status` name it.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Fuse => "fuse",
-            Self::NfsMount | Self::NfsPort(_) | Self::NfsSocket(_) => "nfs",
+            Self::NfsMount { .. } | Self::NfsPort(_) | Self::NfsSocket(_) => "nfs",
         }
     }
 }
@@ -80,10 +90,12 @@ pub(super) async fn open(
         retry_timeout: settings.retry_timeout,
         clients_file: Some(clients_file(order, settings, dirs)?),
         only_uid: mine.then(|| rustix::process::getuid().as_raw()),
+        one_connection: matches!(order.door, Door::NfsMount { .. }) && cfg!(not(target_os = "linux")),
+        ..NfsConfig::default()
     };
     let server = Server::new(vfs.clone(), config);
     let listener = match &order.door {
-        Door::Fuse | Door::NfsMount => {
+        Door::Fuse | Door::NfsMount { .. } => {
             let port = mount_nfs(order, settings, &server).await?;
             let watch = Watch::start(&order.mountpoint, port)?;
             return Ok((Front::NfsMount(order.mountpoint.clone(), watch), Some(server)));
@@ -115,9 +127,13 @@ pub(super) async fn open(
 async fn mount_nfs(order: &Order, settings: &Settings, server: &Arc<Server>) -> Result<Option<SocketAddr>> {
     let attempt = |endpoint: Endpoint, listener: Listener| {
         tokio::spawn(server.clone().serve(listener));
-        let (mountpoint, read_only) = (order.mountpoint.clone(), settings.read_only);
+        let wanted = Wanted {
+            mountpoint: order.mountpoint.clone(),
+            read_only: settings.read_only,
+            options: order.door.options().map(str::to_owned),
+        };
         async move {
-            let mounting = tokio::task::spawn_blocking(move || mount::mount(&endpoint, &mountpoint, read_only)).await;
+            let mounting = tokio::task::spawn_blocking(move || mount::mount(&endpoint, &wanted)).await;
             mounting.unwrap_or_else(|error| Err(MountError::Refused(error.to_string())))
         }
     };

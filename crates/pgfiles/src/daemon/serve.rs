@@ -374,7 +374,7 @@ impl Daemon {
     /// Whether our mount is (still) in the kernel's table.
     pub(super) fn is_mounted(&self) -> bool {
         match self.order.door {
-            Door::NfsMount => mount_table::is_local_nfs(&self.order.mountpoint),
+            Door::NfsMount { .. } => mount_table::is_local_nfs(&self.order.mountpoint),
             Door::Fuse | Door::NfsPort(_) | Door::NfsSocket(_) => {
                 mount_table::at(&self.order.mountpoint).is_some_and(|mounted| mounted.is_ours())
             }

@@ -109,6 +109,15 @@ fn bad_mount_points_are_refused_with_a_remedy() {
 }
 
 #[test]
+fn options_of_another_backend_are_refused() {
+    let user = User::with_table();
+    let dir = user.dir("mnt");
+    let ran = user.run([Path::new("mount"), Path::new("--nfs-options"), Path::new("namedattr"), &dir]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("add `--backend nfs`"), "{ran:?}");
+}
+
+#[test]
 fn a_killed_daemon_is_cleaned_up() {
     if !can_mount() {
         return;
