@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use pgfiles_store::batch::{Durability, Grown};
 use pgfiles_store::body::Body;
 use pgfiles_store::error::{Kind, StoreError};
-use pgfiles_store::layout::{self, Manifest};
+use pgfiles_store::layout::{self, CHUNK_BYTES, Manifest};
 use pgfiles_store::store::{Part, Store};
 use pgfiles_store::version::{Lineage, VersionId};
 use tokio::task::JoinHandle;
@@ -18,8 +18,8 @@ use crate::error::{Result, VfsError};
 use crate::handle::HandleId;
 use crate::progress;
 
-/// Body rows that are sent in one batch.
-pub(crate) const SPILL_BYTES: usize = 4 << 20;
+/// Body rows that are sent in one batch. A chunk less than a power of two: the buffers in which a request is put together double.
+pub(crate) const SPILL_BYTES: usize = (2 << 20) - CHUNK_BYTES as usize;
 /// Batches of body rows on their way at once, over all files of a mount.
 pub(crate) const SPILLS_AT_ONCE: usize = 4;
 /// More chunks than that make a manifest too large to hold in memory.

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -165,27 +165,33 @@ impl Vfs {
                 .collect();
             (files, due.dirs.take_if(|at| *at <= now).is_some())
         };
-        for no in files {
-            let Ok(inode) = self.table().inode(no) else {
-                self.disarm(no);
-                continue;
-            };
-            let vfs = self.clone();
-            self.runtime.spawn(Activity::new().run(async move {
-                let Ok(_turn) = progress::for_anyone(vfs.background.acquire()).await else { return };
-                if let Err(error) = vfs.publish(&inode, Durability::Async).await {
-                    tracing::warn!(ino = inode.no.0, %error, "publishing in the background failed; the data is kept");
-                    inode.data.lock().await.keep_error(error);
+        // A task for each file would take more memory than what most of them hold.
+        let tasks = files.len().min(BACKGROUND_MAX);
+        let files = Arc::new(Mutex::new(files.into_iter()));
+        for _ in 0..tasks {
+            let (vfs, files) = (self.clone(), files.clone());
+            self.runtime.spawn(async move {
+                let next = || files.lock().unwrap_or_else(PoisonError::into_inner).next();
+                while let Some(no) = next() {
+                    Activity::new().run(vfs.publish_in_background(no)).await;
                 }
-                let no = inode.no;
-                drop(inode);
-                vfs.table().tidy(no);
-            }));
+            });
         }
         if dirs {
             let vfs = self.clone();
             self.runtime.spawn(Activity::new().run(async move { vfs.persist_dirs(None, Durability::Async).await }));
         }
+    }
+
+    async fn publish_in_background(self: &Arc<Self>, no: InodeNo) {
+        let Ok(inode) = self.table().inode(no) else { return self.disarm(no) };
+        let Ok(_turn) = progress::for_anyone(self.background.acquire()).await else { return };
+        if let Err(error) = self.publish(&inode, Durability::Async).await {
+            tracing::warn!(ino = no.0, %error, "publishing in the background failed; the data is kept");
+            inode.data.lock().await.keep_error(error);
+        }
+        drop(inode);
+        self.table().tidy(no);
     }
 
     /// Writes the times of directories to their markers. Their data is held meanwhile, as by whoever sets attributes: a time

@@ -13,7 +13,7 @@ use crate::version::{Head, Meta, VersionId};
 use crate::layer::cache::heads::touched;
 
 /// The most bytes retained; a commit that would go over it is made durable instead, which empties the journal.
-pub const RETAINED_BYTES_MAX: usize = 64 << 20;
+pub const RETAINED_BYTES_MAX: usize = 48 << 20;
 /// The most operations retained, likewise.
 pub const RETAINED_OPS_MAX: usize = 20_000;
 /// Body rows that a version in progress remembers to drop; what is over leaks until it is swept.

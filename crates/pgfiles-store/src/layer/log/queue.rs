@@ -33,13 +33,13 @@ use super::{Log, lock};
 /// Operations committed in one transaction.
 pub const GROUP_OPS_MAX: usize = 1_000;
 /// Bytes committed in one transaction (one batch may have more).
-pub const GROUP_BYTES_MAX: usize = 8 << 20;
+pub const GROUP_BYTES_MAX: usize = 4 << 20;
 /// How long an operation waits for others to be committed with.
 pub const GROUP_WAIT: Duration = Duration::from_millis(50);
 /// Operations in the queue; beyond it callers wait.
 pub const QUEUED_OPS_MAX: usize = 100_000;
 /// Bytes in the queue, likewise.
-pub const QUEUED_BYTES_MAX: usize = 64 << 20;
+pub const QUEUED_BYTES_MAX: usize = 48 << 20;
 /// Deleted names whose number is remembered; when there are more, all are forgotten.
 const NUMBERS_MAX: usize = 50_000;
 /// The pause before a commit that failed is tried again.
