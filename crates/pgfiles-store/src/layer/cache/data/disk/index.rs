@@ -52,19 +52,28 @@ impl Index {
     /// The one that is there.
     pub fn open(shelf: &Shelf, flags: OFlags) -> io::Result<Option<Self>> {
         let Some(file) = shelf.file(NAME, flags)? else { return Ok(None) };
-        let buckets = buckets_of(&file)?;
+        let buckets = buckets_in(file.metadata()?.len());
         Ok(buckets.map(|buckets| Self { file, buckets }))
     }
 
     /// The one that is there, or a new one of that size.
     pub fn open_or_make(shelf: &Shelf, buckets: u64) -> io::Result<Self> {
         let file = shelf.make(NAME, OFlags::empty())?;
-        if let Some(buckets) = buckets_of(&file)? {
+        let len = file.metadata()?.len();
+        if let Some(buckets) = buckets_in(len) {
             return Ok(Self { file, buckets });
         }
-        file.set_len(0)?;
+        // An empty one may be somebody else's who is making it as well, and has entered something by now.
+        if len > 0 {
+            file.set_len(0)?;
+        }
         file.set_len(buckets * BUCKET as u64)?;
         Ok(Self { file, buckets })
+    }
+
+    /// Whether there is one of that size.
+    pub fn has_size(shelf: &Shelf, buckets: u64) -> io::Result<bool> {
+        Ok(Self::open(shelf, OFlags::RDONLY)?.is_some_and(|index| index.buckets == buckets))
     }
 
     /// Makes it larger, if it is smaller than that, with all that is in it: who looks at one more bit of the hash finds
@@ -125,11 +134,10 @@ impl Index {
     }
 }
 
-/// `None`: it is not an index.
-fn buckets_of(file: &File) -> io::Result<Option<u64>> {
-    let len = file.metadata()?.len();
+/// Of a file of that many bytes; `None`: it is not an index.
+fn buckets_in(len: u64) -> Option<u64> {
     let buckets = len / BUCKET as u64;
-    Ok((len % BUCKET as u64 == 0 && buckets.is_power_of_two()).then_some(buckets))
+    (len.is_multiple_of(BUCKET as u64) && buckets.is_power_of_two()).then_some(buckets)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +233,22 @@ mod tests {
         assert_eq!(known(&grown, 200), before);
         (1..=2_000).for_each(|n| grown.set(&key(n.into()), place(n)).unwrap());
         assert!(known(&grown, 2_000).len() > 1_950);
+    }
+
+    #[test]
+    fn many_make_it_at_once() {
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            let shelf = Shelf::open(dir.path()).unwrap();
+            std::thread::scope(|scope| {
+                for n in 1..=8 {
+                    let shelf = &shelf;
+                    scope.spawn(move || Index::open_or_make(shelf, 64).unwrap().set(&key(n.into()), place(n)).unwrap());
+                }
+            });
+            let index = Index::open(&shelf, OFlags::RDONLY).unwrap().unwrap();
+            assert_eq!(known(&index, 8), (1..=8).collect::<Vec<_>>());
+        }
     }
 
     #[test]

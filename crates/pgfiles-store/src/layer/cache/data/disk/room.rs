@@ -53,12 +53,13 @@ pub fn make(shelf: &Shelf, bytes_max: u64, down_to: u64) -> io::Result<Option<Ro
             room.removed += blocks;
         }
     }
-    if packs.is_empty() {
-        // The next one has the size that is right for who makes it.
+    let buckets = index::buckets_for(bytes_max);
+    if !packs.is_empty() {
+        Index::grow(shelf, buckets)?;
+    } else if !Index::has_size(shelf, buckets)? {
+        // The next one has the size that is right for who makes it. One that has it may have been made since there was no pack.
         shelf.remove(index::NAME)?;
         room.bytes = 0;
-    } else {
-        Index::grow(shelf, index::buckets_for(bytes_max))?;
     }
     Ok(Some(room))
 }
