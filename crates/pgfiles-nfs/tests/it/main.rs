@@ -2,6 +2,7 @@
 //! RFC 8881.
 
 mod attributes;
+mod corpus;
 mod files;
 mod fuzz;
 mod hostile;
