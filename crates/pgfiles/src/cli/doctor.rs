@@ -127,21 +127,16 @@ fn cache(context: &Context) -> Finding {
 
 /// What `mount` needs of the system.
 fn door() -> Finding {
-    if !cfg!(target_os = "linux") {
-        return match check_nfs() {
-            Ok(()) => Finding::ok("nfs", "mount_nfs is there"),
-            Err(failure) => {
-                Finding::fail("nfs", failure.message, "mounting needs it; the commands that need no mount work without")
-            }
-        };
+    let linux = cfg!(target_os = "linux");
+    let (name, checked) = if linux { ("fuse", check_fuse()) } else { ("nfs", check_nfs()) };
+    if let Err(failure) = checked {
+        return Finding::fail(name, failure.message, "mounting needs it; the commands that need no mount work without");
     }
-    match check_fuse() {
-        Ok(()) => {
-            let mode = std::fs::metadata("/dev/fuse").map_or(0, |meta| meta.mode() & 0o777);
-            Finding::ok("fuse", format!("/dev/fuse can be opened (mode {mode:04o})"))
-        }
-        Err(failure) => Finding::fail("fuse", failure.message, "mounting needs it; the commands that need no mount work without"),
+    if !linux {
+        return Finding::ok(name, "mount_nfs is there");
     }
+    let mode = std::fs::metadata("/dev/fuse").map_or(0, |meta| meta.mode() & 0o777);
+    Finding::ok(name, format!("/dev/fuse can be opened (mode {mode:04o})"))
 }
 
 fn mounts(context: &Context) -> Vec<Finding> {
