@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use pgfiles_testkit::nfs_client::{CURRENT, Claim, Client, Compound, Connection, How, STAT, address_said};
+use pgfiles_testkit::nfs_client::{CURRENT, Claim, Client, Compound, Connection, How, STAT, StateId, address_said};
 
 use crate::measure::{Measure, each};
 use crate::place::Place;
@@ -44,25 +44,49 @@ impl Server {
     }
 }
 
-/// Creations by eight slots at once, large reads and writes, and the processor's time of a GETATTR before and after many files were
-/// opened and closed.
+/// Processor time of the server for one operation, in seconds.
+struct Costs {
+    getattr: f64,
+    read: f64,
+    write: f64,
+}
+
+impl Costs {
+    /// Of `count` of each, the reads and writes of 4 KiB of a file that is open.
+    fn of(server: &Server, client: &mut Client, (file, id): (&[u8], StateId), count: usize) -> Result<Self> {
+        let mut cost = |what: &str, ask: &mut dyn FnMut(&mut Client) -> u32| -> Result<f64> {
+            let before = server.cpu()?;
+            for _ in 0..count {
+                ensure!(ask(client) == 0, "{what}");
+            }
+            Ok((server.cpu()? - before) / count as f64)
+        };
+        let piece = [7; 4096];
+        Ok(Self {
+            getattr: cost("GETATTR", &mut |client| client.ask(|all| all.root().getattr(STAT)).status)?,
+            write: cost("WRITE", &mut |client| client.ask(|all| all.handle(file).write(id, 0, 0, &piece)).status)?,
+            read: cost("READ", &mut |client| client.ask(|all| all.handle(file).read(id, 0, 4096)).status)?,
+        })
+    }
+}
+
+/// Creations by eight slots at once, large reads and writes, and the processor's time of single operations before and after many
+/// files were opened and closed.
 pub fn nfs(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found> {
     if !place.kind.is_pgfiles() {
         return Ok(vec![]);
     }
     let (server, address) = Server::start(place)?;
     let mut client = Client::new(Connection::tcp(address), b"bench", 1);
-    let getattrs = sizes.ops * 10;
-    let asked = |client: &mut Client| -> Result<f64> {
-        let before = server.cpu()?;
-        for _ in 0..getattrs {
-            ensure!(client.ask(|all| all.root().getattr(STAT)).status == 0, "GETATTR");
-        }
-        Ok((server.cpu()? - before) / getattrs as f64)
+    let open = |client: &mut Client, name: &[u8]| {
+        let all = client.run(|all| all.root().open(b"o", (3, 0), &How::Create(vec![]), Claim::Name(name)).getfh()).ok();
+        (all.handle(), all.state())
     };
-    let fresh = asked(&mut client)?;
+    let asked = sizes.ops * 10;
+    let (small, small_id) = open(&mut client, b"small");
+    let fresh = Costs::of(&server, &mut client, (&small, small_id), asked)?;
 
-    let files = sizes.ops / SLOTS * SLOTS;
+    let files = sizes.names / SLOTS * SLOTS;
     let mut connection = Connection::tcp(address);
     let body = vec![7; 4096];
     let how = How::Create(vec![]);
@@ -79,10 +103,9 @@ pub fn nfs(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found>
         }
     }
     let created = began.elapsed().as_secs_f64() / files as f64;
-    let after = asked(&mut client)?;
+    let after = Costs::of(&server, &mut client, (&small, small_id), asked)?;
 
-    let opened = client.run(|all| all.root().open(b"o", (3, 0), &How::Create(vec![]), Claim::Name(b"large")).getfh()).ok();
-    let (file, id) = (opened.handle(), opened.state());
+    let (file, id) = open(&mut client, b"large");
     let pieces = sizes.random / MIB;
     let piece: Vec<u8> = (0..MIB).map(|n| ((n * 31) >> 4) as u8).collect();
     let began = Instant::now();
@@ -103,7 +126,11 @@ pub fn nfs(place: &mut Place<'_>, sizes: &Sizes, _given: &Path) -> Result<Found>
         ("NFS: create 4 KiB, 8 at once, per file", Measure::one(created), files),
         ("NFS: write 1 MiB at a time + COMMIT", Measure::one(written), pieces),
         ("NFS: read 1 MiB at a time", read, pieces),
-        ("NFS: processor of a GETATTR", Measure::one(fresh), getattrs),
-        ("NFS: processor of a GETATTR, later", Measure::one(after), getattrs),
+        ("NFS: processor of a GETATTR", Measure::one(fresh.getattr), asked),
+        ("NFS: processor of a GETATTR, later", Measure::one(after.getattr), asked),
+        ("NFS: processor of a READ of 4 KiB", Measure::one(fresh.read), asked),
+        ("NFS: processor of a READ of 4 KiB, later", Measure::one(after.read), asked),
+        ("NFS: processor of a WRITE of 4 KiB", Measure::one(fresh.write), asked),
+        ("NFS: processor of a WRITE of 4 KiB, later", Measure::one(after.write), asked),
     ])
 }

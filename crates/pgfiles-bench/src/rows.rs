@@ -91,6 +91,8 @@ const FLOOR: Option<(&str, Bound)> = Some(("≤ 1.3 × F", |row, r, _| Some(1.3 
 const BEHIND: Option<(&str, Bound)> = Some(("≤ 1.3 × F; with delay ≤ 1.5 × its own without", |row, r, s| {
     if s.delay.is_zero() { Some(1.3 * r.f(row)?) } else { Some(1.5 * r.get(row, "near")?) }
 }));
+const LATER: (&str, Bound) =
+    ("≤ 1.2 × before the files", |row, r, _| Some(1.2 * r.get(row.strip_suffix(", later")?, "pgfiles")?));
 const MANY: &str = "≤ 1.2 × its own with 1";
 
 const WHOLE: &str = "≤ 1.2 × (F + files × P asynchronous); with delay ≤ files × 1.3 × it";
@@ -176,7 +178,7 @@ pub const ROWS: [Row; 39] = [
 ];
 
 /// Rows that only yardsticks of others are, and single figures.
-pub const FURTHER: [Row; 15] = [
+pub const FURTHER: [Row; 19] = [
     row("mount to first ls", Seconds, "≤ 50 ms", |_, _, _| Some(0.05)),
     row("memory of an idle mount", Mib, "≤ 20 MiB", |_, _, _| Some(20.0)),
     row("connections of an idle mount", Count, "0", |_, _, _| Some(0.0)),
@@ -184,9 +186,11 @@ pub const FURTHER: [Row; 15] = [
     Row { name: "NFS: write 1 MiB at a time + COMMIT", unit: MibPerSecond, bound: None, writeback: None },
     Row { name: "NFS: read 1 MiB at a time", unit: MibPerSecond, bound: None, writeback: None },
     Row { name: "NFS: processor of a GETATTR", unit: Micros, bound: None, writeback: None },
-    row("NFS: processor of a GETATTR, later", Micros, "≤ 1.2 × before the files", |_, r, _| {
-        Some(1.2 * r.get("NFS: processor of a GETATTR", "pgfiles")?)
-    }),
+    row("NFS: processor of a GETATTR, later", Micros, LATER.0, LATER.1),
+    Row { name: "NFS: processor of a READ of 4 KiB", unit: Micros, bound: None, writeback: None },
+    row("NFS: processor of a READ of 4 KiB, later", Micros, LATER.0, LATER.1),
+    Row { name: "NFS: processor of a WRITE of 4 KiB", unit: Micros, bound: None, writeback: None },
+    row("NFS: processor of a WRITE of 4 KiB, later", Micros, LATER.0, LATER.1),
     Row { name: "ls -lR of the clone, cold", unit: Seconds, bound: None, writeback: None },
     Row { name: "create in a directory of 1,000", unit: Micros, bound: None, writeback: None },
     Row { name: "ls of 1,000, per name, cold", unit: Micros, bound: None, writeback: None },

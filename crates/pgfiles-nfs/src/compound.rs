@@ -34,6 +34,8 @@ pub(crate) struct Context {
     /// The stateid that stands for the last one (§16.2.3.1.2).
     pub state: Option<StateId>,
     pub saved_state: Option<StateId>,
+    /// The file that the last OPEN has made, until it is published.
+    pub made: Option<ops::Made>,
     /// Whether it is the only operation.
     pub alone: bool,
 }
@@ -165,6 +167,7 @@ pub(crate) async fn execute(core: Arc<Core>, credential: Credential, arguments: 
         saved: None,
         state: None,
         saved_state: None,
+        made: None,
         alone: count == 1,
         core,
     };
@@ -202,19 +205,39 @@ pub(crate) async fn execute(core: Arc<Core>, credential: Credential, arguments: 
         return Ok(refuse(first, Status::NotOnlyOp));
     }
     let bounds = context.running.as_ref().map(|running| (running.session.fore, running.keep));
-    while done < count && status == Status::Ok {
+    // The result of the OPEN that made a file which is not published yet: how many operations were done with it, and where it stands.
+    let mut open = (done, results.mark());
+    loop {
+        let ended = done == count || status != Status::Ok;
+        if (ended || input.clone().u32() == Ok(op::OPEN))
+            && let Err(failed) = ops::settle(&mut context).await
+        {
+            // Nothing was made, so nothing was done with it.
+            let (upto, start) = open;
+            results.back_to(start);
+            results.u32(op::OPEN);
+            results.u32(failed as u32);
+            (done, status) = (upto, failed);
+            break;
+        }
+        if ended {
+            break;
+        }
         done += 1;
         let Ok(number) = input.u32() else {
             // What it would have been is not known.
             status = Status::BadXdr;
             results.u32(op::ILLEGAL);
             results.u32(status as u32);
-            break;
+            continue;
         };
         let start = results.mark();
         results.u32(if ops::is_known(number) { number } else { op::ILLEGAL });
         let mut body = Encoder::default();
         status = ops::carry_out(number, &mut context, &mut input, &mut body).await;
+        if number == op::OPEN && context.made.is_some() {
+            open = (done, start);
+        }
         results.u32(status as u32);
         results.append(body);
         if let Some((fore, keep)) = bounds {

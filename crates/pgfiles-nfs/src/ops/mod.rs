@@ -9,6 +9,8 @@ mod names;
 mod open;
 mod session;
 
+pub(crate) use open::{Made, settle};
+
 use crate::compound::Context;
 use crate::proto::{Status, op};
 use crate::xdr::{Decoder, Encoder};

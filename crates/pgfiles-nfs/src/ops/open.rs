@@ -93,6 +93,14 @@ fn arguments(input: &mut Decoder) -> Result<Result<Arguments, Status>, Malformed
     Ok(make.and_then(|make| claim.map(|claim| Arguments { access, deny, owner, make, claim })))
 }
 
+/// A file that an OPEN of a COMPOUND has made and that is not published yet.
+pub(crate) struct Made {
+    handle: HandleId,
+    id: StateId,
+    dir: InodeNo,
+    name: Bytes,
+}
+
 /// A file that is found or made, and opened in the core where it was made.
 struct Found {
     ino: InodeNo,
@@ -137,6 +145,7 @@ pub(super) async fn open(context: &mut Context, input: &mut Decoder, out: &mut E
             Found { ino, made: None, set: Bitmap::default(), change: (0, 0) }
         }
     };
+    let parent = object;
     let by_name = matches!(given.claim, Claim::Name(_));
     let held = match found.made {
         Some(handle) => Held { handle, writes: given.access & share::WRITE != 0 },
@@ -145,6 +154,9 @@ pub(super) async fn open(context: &mut Context, input: &mut Decoder, out: &mut E
     context.core.grace.record(&client_owner);
     let object = Object::Node(found.ino);
     let id = take_up(context, object, &given, Some(held)).await?;
+    if let (Some(handle), Object::Node(dir), Claim::Name(name)) = (found.made, parent, &given.claim) {
+        context.made = Some(Made { handle, id, dir, name: name.clone() });
+    }
     let mut set = found.set;
     if found.made.is_none()
         && let Make::Unchecked(wishes) = given.make
@@ -243,22 +255,41 @@ async fn find_or_make(context: &Context, object: Object, name: &Bytes, given: &A
         if let Make::Exclusive(verifier, _) = given.make {
             core.remember_verifier(ino, verifier);
         }
-        let made = match set_rest(context, ino, &entry.attr, wishes, opened.handle).await {
-            // An open file is there for good: its client goes on with it after a restart of this daemon.
-            Ok(()) => core.vfs.publish_handle(opened.handle).await.map_err(|error| context.failed(&error)),
-            Err(status) => Err(status),
-        };
-        if let Err(failed) = made {
-            // What was refused is not done later.
-            if let Err(error) = core.vfs.unlink(dir, name).await {
-                tracing::debug!(%error, "what could not be created could not be removed");
-            }
+        if let Err(failed) = set_rest(context, ino, &entry.attr, wishes, opened.handle).await {
+            unmake(context, dir, name).await;
             core.vfs.release(opened.handle).await;
             return Err(failed);
         }
         let after = change(&core.attr(dir).await?);
         return Ok(Found { ino, made: Some(opened.handle), set: wishes.named, change: (before, after) });
     }
+}
+
+/// What was refused is not done later.
+async fn unmake(context: &Context, dir: InodeNo, name: &Bytes) {
+    if let Err(error) = context.core.vfs.unlink(dir, name).await {
+        tracing::debug!(%error, "what could not be created could not be removed");
+    }
+}
+
+/// Publishes a file that this COMPOUND has made, before anybody is told of it: an open file is there for good, and its client goes
+/// on with it after a restart of this daemon. Later operations of the same COMPOUND may have published it with their data.
+///
+/// # Errors
+/// What publishing met, as the status of the OPEN: the file is unmade.
+pub(crate) async fn settle(context: &mut Context) -> Result<(), Status> {
+    let Some(made) = context.made.take() else { return Ok(()) };
+    let core = context.core.clone();
+    let error = match core.vfs.publish_handle(made.handle).await {
+        // Closed since, and published by that.
+        Ok(()) | Err(VfsError::BadHandle) => return Ok(()),
+        Err(error) => error,
+    };
+    let failed = context.failed(&error);
+    unmake(context, made.dir, &made.name).await;
+    core.release(core.states.close(made.id)).await;
+    context.state = None;
+    Err(failed)
 }
 
 /// What a new file is to have besides its mode.
@@ -333,9 +364,13 @@ pub(super) async fn close(context: &mut Context, input: &mut Decoder, out: &mut 
     let core = context.core.clone();
     let used = core.states.find_open(id, context.client()?, object)?;
     let mut failed = None;
-    if let Some(handle) = used.writer
-        && let Err(error) = core.vfs.flush_handle(handle).await
-    {
+    let flushed = match (context.made.as_ref().filter(|made| made.id.other == used.id.other), used.writer) {
+        // Made by this COMPOUND: published even if nothing was written.
+        (Some(made), _) => core.vfs.publish_handle(made.handle).await,
+        (None, Some(writer)) => core.vfs.flush_handle(writer).await,
+        (None, None) => Ok(()),
+    };
+    if let Err(error) = flushed {
         let status = context.failed(&error);
         if status == Status::Delay {
             return Err(status);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgfiles_testkit::nfs_client::{ANONYMOUS, CURRENT, Claim, Client, Got, How, STAT, StateId, Xdr, attr, op};
+use pgfiles_testkit::nfs_client::{ANONYMOUS, CURRENT, Claim, Client, Compound, Got, How, STAT, StateId, Xdr, attr, op};
 
 use crate::served::served;
 
@@ -261,7 +261,6 @@ fn a_mebibyte_at_a_time() {
 #[test]
 fn slots_wait_beside_one_another() {
     use pgfiles_testkit::fault::{Call, Fault};
-    use pgfiles_testkit::nfs_client::Compound;
     const SLOTS: u32 = 8;
     let served = served();
     let client = served.client();
@@ -307,4 +306,34 @@ fn a_store_that_is_away_is_a_delay() {
     served.faults.heal();
     assert_eq!(client.ask(|all| all.path("f")).status, NOENT);
     open(&mut client).ok();
+    // In one COMPOUND with what is done to it: that ends at the OPEN.
+    let save = |client: &mut Client| {
+        let how = How::Guarded(mode(0o644));
+        client.run(|all| all.root().open(b"o", (2, 0), &how, Claim::Name(b"g")).write(CURRENT, 0, 0, b"x").close(CURRENT))
+    };
+    served.faults.plan(Some(Call::Commit), 0, Fault::Fail(Kind::Unavailable), 1000);
+    let refused = save(&mut client);
+    assert_eq!((refused.status, refused.answers.len()), (10_008, 3), "{refused:?}");
+    served.faults.heal();
+    assert_eq!(client.ask(|all| all.path("g")).status, NOENT);
+    save(&mut client).ok();
+}
+
+/// A file is committed before anybody is told of it, and once for all that its COMPOUND does.
+#[test]
+fn a_file_of_one_compound_is_one_commit() {
+    use pgfiles_testkit::fault::Call;
+    let served = served();
+    let mut client = served.client();
+    let how = How::Create(mode(0o644));
+    let mut commits = |all: &dyn Fn(Compound) -> Compound| {
+        served.faults.reset_counts();
+        client.run(|compound| all(compound.root())).ok();
+        served.faults.calls(Call::Commit)
+    };
+    let open = |all: Compound, name: &'static [u8]| all.open(name, (2, 0), &how, Claim::Name(name));
+    assert_eq!(commits(&|all| open(all, b"a").write(CURRENT, 0, 0, b"x").close(CURRENT)), 1);
+    assert_eq!(commits(&|all| open(all, b"b").close(CURRENT)), 1);
+    assert_eq!(commits(&|all| open(all, b"c").getfh()), 1, "its client may go on with it after a restart");
+    assert_eq!(commits(&|all| open(open(all, b"d").root(), b"e").write(CURRENT, 0, 0, b"x").close(CURRENT)), 2);
 }

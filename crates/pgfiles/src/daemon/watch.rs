@@ -15,8 +15,9 @@ pub const WATCH: &str = "nfs-watch";
 
 /// How often the port is tried while the daemon still has it.
 const BIND_EVERY: Duration = Duration::from_millis(50);
-/// How long at most.
-const BIND_WAIT: Duration = Duration::from_secs(60);
+/// How long at most: of a process that has ended, the port is free at once. Where another took it meanwhile, nobody answers in place of
+/// the server.
+const BIND_WAIT: Duration = Duration::from_secs(3);
 /// How long nobody has asked anything when all is over: of the end of a session no list tells.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -70,6 +71,9 @@ fn listen(port: SocketAddr) -> Option<(TcpListener, u16)> {
             return Some((listener, port.port()));
         }
         std::thread::sleep(BIND_EVERY);
+    }
+    if mount_table::has_nfs_of(port.port()) {
+        tracing::warn!(%port, "another process has the port of the server that is gone: programs with open files wait for the client's timeouts");
     }
     None
 }

@@ -12,8 +12,11 @@ use crate::store::Cursor;
 /// Directories whose misses are counted; of more, the one that was not used for longest is forgotten.
 const DIRS_MAX: usize = 64;
 /// After so many names that had to be asked for and were there, the directory is listed: before, a lookup is cheaper and
-/// brings the bytes along. Names that were absent do not count: who creates files asks for nothing else.
+/// brings the bytes along.
 const LIST_AFTER: u32 = 2;
+/// After so many names that had to be asked for and were absent, the directory is listed if it may fit into one page: who creates
+/// files asks for nothing else, and is told without a call by a directory that is known in full.
+const LIST_AFTER_ABSENT: u32 = 8;
 /// The same after a page, for the next one.
 const LIST_AGAIN_AFTER: u32 = 32;
 /// Names of the first page.
@@ -40,6 +43,10 @@ struct Dir {
     dir: Prefix,
     /// Names that were asked for and there since the last page.
     names: u32,
+    /// Names that were asked for and absent since the last page.
+    absent: u32,
+    /// It has more names than a page.
+    is_large: bool,
     /// Pages that were asked for.
     pages: u32,
     /// Where the next page starts; `None`: at the beginning.
@@ -56,22 +63,31 @@ impl Ahead {
         used(&mut self.lock(), dir).names += 1;
     }
 
+    /// A name that had to be asked for is absent.
+    pub fn name_absent(&self, dir: &Prefix) {
+        used(&mut self.lock(), dir).absent += 1;
+    }
+
     /// A name has to be asked for: whether to list the directory instead, from where, and how many names.
     pub fn name_missed(&self, dir: &Prefix) -> Option<(Option<Cursor>, u32)> {
         let mut dirs = self.lock();
         let found = used(&mut dirs, dir);
         let (after, names) = if found.pages == 0 { (LIST_AFTER, NAMES_MIN) } else { (LIST_AGAIN_AFTER, NAMES_MAX) };
-        if found.names < after {
+        let creates = found.absent >= LIST_AFTER_ABSENT && !found.is_large;
+        if found.names < after && !creates {
             return None;
         }
-        found.names = 0;
+        (found.names, found.absent) = (0, 0);
         found.pages += 1;
         Some((found.next.take(), names))
     }
 
     /// Where the listing goes on.
     pub fn listed(&self, dir: &Prefix, next: Option<Cursor>) {
-        used(&mut self.lock(), dir).next = next;
+        let mut dirs = self.lock();
+        let found = used(&mut dirs, dir);
+        found.is_large = next.is_some();
+        found.next = next;
     }
 
     /// A file had to be read from the server: how many others to fetch along.
@@ -111,7 +127,16 @@ fn used<'d>(dirs: &'d mut VecDeque<Dir>, dir: &Prefix) -> &'d mut Dir {
     if found.is_none() && dirs.len() == DIRS_MAX {
         dirs.pop_front();
     }
-    dirs.push_back(found.unwrap_or_else(|| Dir { dir: dir.clone(), names: 0, pages: 0, next: None, files: None, dirs: None }));
+    dirs.push_back(found.unwrap_or_else(|| Dir {
+        dir: dir.clone(),
+        names: 0,
+        absent: 0,
+        is_large: false,
+        pages: 0,
+        next: None,
+        files: None,
+        dirs: None,
+    }));
     let last = dirs.len() - 1;
     &mut dirs[last]
 }
@@ -135,9 +160,20 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_absent_list_nothing() {
+    fn names_that_are_absent_list_a_directory_of_one_page() {
         let (ahead, dir) = (Ahead::default(), Prefix::new("d/").unwrap());
-        assert!((0..1_000).all(|_| ahead.name_missed(&dir).is_none()));
+        let miss = || {
+            let list = ahead.name_missed(&dir);
+            ahead.name_absent(&dir);
+            list
+        };
+        assert!((0..LIST_AFTER_ABSENT).all(|_| miss().is_none()));
+        assert_eq!(miss(), Some((None, NAMES_MIN)));
+        ahead.listed(&dir, None);
+        assert!((1..LIST_AFTER_ABSENT).all(|_| miss().is_none()));
+        assert_eq!(miss(), Some((None, NAMES_MAX)), "it was trusted no more");
+        ahead.listed(&dir, Some(Cursor("after".into())));
+        assert!((0..1_000).all(|_| miss().is_none()), "a page of a large directory says nothing of what it lacks");
     }
 
     #[test]

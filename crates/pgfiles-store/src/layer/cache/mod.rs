@@ -382,8 +382,11 @@ impl Store for Cache {
             if !leads.is_empty() {
                 let asked: Vec<Key> = leads.iter().map(|(_, lead)| lead.key().clone()).collect();
                 let found = self.fetch_paths(&asked, inline_max).await?;
-                for (path, _) in asked.iter().zip(&found).filter(|(_, entry)| entry.is_some()) {
-                    self.ahead.name_found(&path.parent());
+                for (path, entry) in asked.iter().zip(&found) {
+                    match entry {
+                        Some(_) => self.ahead.name_found(&path.parent()),
+                        None => self.ahead.name_absent(&path.parent()),
+                    }
                 }
                 for ((index, lead), entry) in leads.into_iter().zip(found) {
                     answers[index] = Some(entry.clone());
