@@ -10,13 +10,15 @@ use crate::listing;
 
 /// Inodes that are held in the core: about 600 bytes each.
 const HELD_MAX: usize = 50_000;
-/// Numbers of inodes that were given back, with their directories: about 40 bytes each.
-const LEFT_MAX: usize = 1_000_000;
+/// Numbers of inodes that were given back, with where they were: about 100 bytes each.
+const LEFT_MAX: usize = 400_000;
+
+/// Where an inode was found last: a name of a directory.
+type Place = (InodeNo, Box<[u8]>);
 
 #[derive(Debug)]
 struct Held {
-    /// Where it was found last.
-    parent: InodeNo,
+    place: Place,
     used: bool,
 }
 
@@ -25,7 +27,7 @@ struct Inner {
     held: HashMap<InodeNo, Held>,
     /// In the order of their coming; who was used since gets another round.
     queue: VecDeque<InodeNo>,
-    left: HashMap<InodeNo, InodeNo>,
+    left: HashMap<InodeNo, Place>,
 }
 
 /// See the module.
@@ -44,21 +46,22 @@ impl Nodes {
     }
 
     /// An inode was handed out by the core, with one lookup counted, as a name of a directory.
-    pub fn hold(&self, ino: InodeNo, parent: InodeNo) {
+    pub fn hold(&self, ino: InodeNo, parent: InodeNo, name: &[u8]) {
         if ino == InodeNo::ROOT {
             return self.vfs.forget(ino, 1);
         }
         let mut surplus = Vec::new();
+        let place = (parent, Box::from(name));
         {
             let mut inner = self.inner();
             inner.left.remove(&ino);
             match inner.held.get_mut(&ino) {
                 Some(held) => {
-                    *held = Held { parent, used: true };
+                    *held = Held { place, used: true };
                     surplus.push(ino);
                 }
                 None => {
-                    inner.held.insert(ino, Held { parent, used: false });
+                    inner.held.insert(ino, Held { place, used: false });
                     inner.queue.push_back(ino);
                     surplus.extend(inner.make_room());
                 }
@@ -76,7 +79,7 @@ impl Nodes {
     pub async fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<Attr> {
         match self.vfs.lookup(parent, name).await? {
             LookupReply::Found(found) => {
-                self.hold(found.attr.ino, parent);
+                self.hold(found.attr.ino, parent, name);
                 Ok(found.attr)
             }
             LookupReply::Absent(_) => Err(VfsError::NotFound),
@@ -88,22 +91,23 @@ impl Nodes {
     /// # Errors
     /// [`VfsError::Stale`] where it is gone; what the store says.
     pub async fn attr(&self, ino: InodeNo) -> Result<Attr> {
-        let known = ino == InodeNo::ROOT || self.inner().held.get_mut(&ino).map(|held| held.used = true).is_some();
-        if known {
-            match self.vfs.getattr(ino).await {
-                Err(VfsError::Stale) if ino != InodeNo::ROOT => self.let_go(ino),
-                other => return other.map(|found| found.attr),
-            }
+        if let Some(held) = self.inner().held.get_mut(&ino) {
+            held.used = true;
         }
-        let parent = self.inner().left.get(&ino).copied();
-        if let Some(parent) = parent
-            && let Some(attr) = Box::pin(self.in_directory(parent, ino)).await?
+        // The core knows those that are held here, and those that are open.
+        match self.vfs.getattr(ino).await {
+            Err(VfsError::Stale) if ino != InodeNo::ROOT => self.let_go(ino),
+            other => return other.map(|found| found.attr),
+        }
+        let place = self.inner().left.get(&ino).cloned();
+        if let Some((parent, name)) = place
+            && let Some(attr) = Box::pin(self.in_directory(parent, &name, ino)).await?
         {
             return Ok(attr);
         }
-        let found = self.vfs.resolve(ino).await?;
-        self.hold(ino, found.1);
-        Ok(found.0.attr)
+        let (found, parent, name) = self.vfs.resolve(ino).await?;
+        self.hold(ino, parent, &name);
+        Ok(found.attr)
     }
 
     /// Nobody is to know an inode any more.
@@ -114,12 +118,15 @@ impl Nodes {
         }
     }
 
-    /// An inode by its number where it was last.
-    async fn in_directory(&self, parent: InodeNo, ino: InodeNo) -> Result<Option<Attr>> {
+    /// An inode by its number in the directory where it was last, by the name that it had or by another.
+    async fn in_directory(&self, parent: InodeNo, name: &[u8], ino: InodeNo) -> Result<Option<Attr>> {
         match self.attr(parent).await {
             Ok(_) => {}
             Err(VfsError::Stale) => return Ok(None),
             Err(error) => return Err(error),
+        }
+        if let Some(attr) = self.at(parent, name, ino).await? {
+            return Ok(Some(attr));
         }
         let names = match listing::read(&self.vfs, parent).await {
             Ok(names) => names,
@@ -127,9 +134,14 @@ impl Nodes {
             Err(error) => return Err(error),
         };
         let Some(DirEntry { name, .. }) = names.into_iter().find(|name| name.ino == ino) else { return Ok(None) };
-        match self.lookup(parent, &name).await {
-            Ok(attr) if attr.ino == ino => Ok(Some(attr)),
-            Ok(_) | Err(VfsError::NotFound) => Ok(None),
+        self.at(parent, &name, ino).await
+    }
+
+    /// An inode, if that is what a name stands for.
+    async fn at(&self, parent: InodeNo, name: &[u8], ino: InodeNo) -> Result<Option<Attr>> {
+        match self.lookup(parent, name).await {
+            Ok(attr) => Ok((attr.ino == ino).then_some(attr)),
+            Err(VfsError::NotFound | VfsError::Stale | VfsError::NotDirectory) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -164,7 +176,7 @@ impl Inner {
                             // Found by a walk of all, from then on.
                             self.left.clear();
                         }
-                        self.left.insert(ino, held.parent);
+                        self.left.insert(ino, held.place);
                     }
                 }
                 None => {}

@@ -57,7 +57,7 @@ pub(super) async fn create(context: &mut Context, input: &mut Decoder, out: &mut
     };
     let entry = made.map_err(|error| context.failed(&error))?;
     let ino = entry.attr.ino;
-    context.core.nodes.hold(ino, dir);
+    context.core.nodes.hold(ino, dir, &name);
     // A symlink has no mode of its own, and nothing but a file a size.
     let rest = SetAttr { size: None, ..wishes.without_mode().set };
     let rest = context.who.check_set(&entry.attr, rest, true)?;
@@ -81,7 +81,7 @@ pub(super) async fn link(context: &mut Context, input: &mut Decoder, out: &mut E
     let name = name?;
     context.who.check_names(&dir_attr)?;
     let made = context.core.vfs.link(file, dir, &name).await.map_err(|error| context.failed(&error))?;
-    context.core.nodes.hold(made.attr.ino, dir);
+    context.core.nodes.hold(made.attr.ino, dir, &name);
     let after = change(&context.core.attr(dir).await?);
     change_info((change(&dir_attr), after), out);
     Ok(())

@@ -223,7 +223,7 @@ async fn find_or_make(context: &Context, object: Object, name: &Bytes, given: &A
     loop {
         match core.vfs.lookup(dir, name).await.map_err(|error| context.failed(&error))? {
             LookupReply::Found(found) => {
-                core.nodes.hold(found.attr.ino, dir);
+                core.nodes.hold(found.attr.ino, dir, name);
                 let there = Found { ino: found.attr.ino, made: None, set: Bitmap::default(), change: (before, before) };
                 return match given.make {
                     Make::No | Make::Unchecked(_) => Ok(there),
@@ -251,7 +251,7 @@ async fn find_or_make(context: &Context, object: Object, name: &Bytes, given: &A
             Err(error) => return Err(context.failed(&error)),
         };
         let ino = entry.attr.ino;
-        core.nodes.hold(ino, dir);
+        core.nodes.hold(ino, dir, name);
         if let Make::Exclusive(verifier, _) = given.make {
             core.remember_verifier(ino, verifier);
         }

@@ -26,13 +26,13 @@ pub(crate) struct Walk {
 }
 
 impl Vfs {
-    /// The inode of that number, wherever it is now, and the directory that it was found in. Counts a lookup of it. Known
+    /// The inode of that number, wherever it is now, and the directory and the name that it was found at. Counts a lookup of it. Known
     /// inodes cost nothing; for others all keys of the mount are read, at most once in five seconds where there are under half
     /// a million. What lies so deep that its key is not its path (`pgfiles_store::alias`) is not found.
     ///
     /// # Errors
     /// [`VfsError::Stale`] where no file has it; what the store says.
-    pub async fn resolve(&self, ino: InodeNo) -> Result<(EntryReply, InodeNo)> {
+    pub async fn resolve(&self, ino: InodeNo) -> Result<(EntryReply, InodeNo, Vec<u8>)> {
         let mut walk = self.walk.lock().await;
         let now = self.clock.monotonic();
         let fresh = walk.as_ref().is_some_and(|walk| now.saturating_duration_since(walk.at) < WALK_TTL);
@@ -76,19 +76,21 @@ impl Vfs {
     }
 
     /// Looks up name by name until the inode is there.
-    async fn walk_to(&self, ino: InodeNo, path: Option<String>) -> Result<(EntryReply, InodeNo)> {
+    async fn walk_to(&self, ino: InodeNo, path: Option<String>) -> Result<(EntryReply, InodeNo, Vec<u8>)> {
         let path = path.ok_or(VfsError::Stale)?;
         let rest = path.strip_prefix(self.config.prefix.as_str()).ok_or(VfsError::Stale)?;
         let (mut at, mut parent) = (InodeNo::ROOT, InodeNo::ROOT);
+        let mut last = Vec::new();
         for component in rest.split('/') {
             let name = Name::from_component(component).ok_or(VfsError::Stale)?;
             parent = at;
             at = self.find(at, &name).await?.ok_or(VfsError::Stale)?;
+            last = name.as_bytes().to_vec();
         }
         if at != ino {
             return Err(VfsError::Stale);
         }
-        Ok((self.entry(at)?, parent))
+        Ok((self.entry(at)?, parent, last))
     }
 }
 
