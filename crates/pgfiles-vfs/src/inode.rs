@@ -500,14 +500,12 @@ impl Table {
         }
         let mut at = InodeNo::ROOT;
         let components: Vec<&str> = path.trim_end_matches('/').split('/').filter(|part| !part.is_empty()).collect();
-        for (index, component) in components.iter().enumerate() {
+        for component in components {
             let Some(name) = Name::from_component(component) else { return Vec::new() };
             match self.child(at, &name) {
                 Some(no) => at = no,
-                None if index + 1 == components.len() => {
-                    return vec![Known { place: Some((at, name)), ino: None }, Known { place: None, ino: Some(at) }];
-                }
-                None => return Vec::new(),
+                // It may be believed to be absent, be it the key or a directory on the way to it that is there since.
+                None => return vec![Known { place: Some((at, name)), ino: None }, Known { place: None, ino: Some(at) }],
             }
         }
         let mut known = if key.is_marker() { self.below(at) } else { Vec::new() };

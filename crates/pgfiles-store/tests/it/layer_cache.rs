@@ -564,6 +564,17 @@ async fn what_was_written_is_read_without_the_server() {
     assert_eq!(bench.cost(), 0);
 }
 
+/// A directory that was absent is there with the first file in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_by_others_has_directories_above_it() {
+    let bench = bench(StackConfig::default());
+    assert!(!bench.is_there("d").await && !bench.is_there("d/e/f").await);
+    bench.elsewhere(Op::Put(put("d/e/f", b"1"))).await;
+    assert!(!bench.is_there("d").await, "it is believed to be absent");
+    bench.stack.cache.invalidate(&[key("d/e/f")]);
+    assert!(bench.is_there("d").await && bench.is_there("d/e").await && bench.is_there("d/e/f").await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_can_make_it_forget() {
     let bench = bench(StackConfig::default());

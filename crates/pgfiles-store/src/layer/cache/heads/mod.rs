@@ -296,6 +296,12 @@ impl Heads {
         let mut known = self.lock();
         known.stamp += 1;
         known.forget(key);
+        // Directories on the way to it may be there since.
+        let mut above = key.parent().marker();
+        while let Some(dir) = above.filter(|dir| !known.has_dir(dir)) {
+            known.forget(&dir);
+            above = dir.parent().marker();
+        }
         if key.is_marker() {
             known.forget_tree(key.as_str());
         }
@@ -475,6 +481,13 @@ impl Known {
             }
             (listing.complete, listing.order, listing.void) = (None, None, stamp);
         }
+    }
+
+    /// Whether a directory is known to be there.
+    fn has_dir(&self, dir: &Key) -> bool {
+        let (above, name) = split(dir);
+        let known = self.dirs.get(above).and_then(|listing| listing.names.get(name));
+        known.is_some_and(|known| matches!(known.entry, Some(Entry::Dir(_))))
     }
 
     /// Forgets a directory and all below, and void what is being asked about them.
