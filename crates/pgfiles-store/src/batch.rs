@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::key::{Key, Prefix};
 use crate::version::{AttrPatch, Head, Lineage, Meta, Timestamp, VersionId, VersionNo};
 
 /// Operations that are committed together or not at all, in order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Batch {
     /// The operations. An error names the first that failed by its index.
     pub ops: Vec<Op>,
@@ -28,7 +29,7 @@ pub struct Batch {
 }
 
 /// When a commit is answered. Either way it is visible to everybody by then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Durability {
     /// `synchronous_commit=off`: the server may forget it if all its processes die within the next second.
     #[default]
@@ -38,7 +39,7 @@ pub enum Durability {
 }
 
 /// What must hold about the head of the key, in the same transaction, for an operation to be carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Precondition {
     /// Nothing.
     #[default]
@@ -54,7 +55,7 @@ pub enum Precondition {
 }
 
 /// One change.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Op {
     /// A new version of a file, symlink, special file, or of a directory's marker.
     Put(Put),
@@ -85,7 +86,7 @@ pub enum Op {
 
 /// See [`Op::Put`]. The row's `meta` is `defaults`, then what a live head passes on (all but [`Meta::OF_CONTENT`]),
 /// then `meta`, then what the server gives: version, created_at, xid, by.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Put {
     /// The row to be written.
     pub id: VersionId,
@@ -109,7 +110,7 @@ pub struct Put {
 }
 
 /// A manifest that grew out of another one: saves the server from looking for every row that it names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grown {
     /// The row that it started from. If that is the head still, its rows are there.
     pub base: VersionId,
@@ -118,7 +119,7 @@ pub struct Grown {
 }
 
 /// A chunk, or a leaf of a two-level manifest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BodyRow {
     /// The row to be written.
     pub id: VersionId,
@@ -134,7 +135,7 @@ pub struct BodyRow {
 }
 
 /// See [`Op::SetAttr`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SetAttr {
     /// The key; for a directory the marker's.
     pub key: Key,
@@ -147,7 +148,7 @@ pub struct SetAttr {
 }
 
 /// See [`Op::Delete`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Delete {
     /// The tombstone to be written.
     pub id: VersionId,
@@ -158,7 +159,7 @@ pub struct Delete {
 }
 
 /// See [`Op::RemoveDir`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemoveDir {
     /// The marker's tombstone (written for an implied directory too).
     pub id: VersionId,
@@ -171,7 +172,7 @@ pub struct RemoveDir {
 /// See [`Op::Rename`]. The row that holds the bytes moves to the new name with its id; its old place keeps a version
 /// that refers to it and gets a tombstone; both are linked by `meta.from` and `meta.to`. No link and nothing left at
 /// the source where [`Rename::young`] applies.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rename {
     /// The tombstone at the source (not written where the source simply moves).
     pub id: VersionId,
@@ -192,7 +193,7 @@ pub struct Rename {
 }
 
 /// When a temporary name leaves nothing behind.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Young {
     /// As in `meta.by.mount`.
     pub mount: Arc<str>,
@@ -201,7 +202,7 @@ pub struct Young {
 }
 
 /// See [`Op::RenameDir`]. `to` must be absent or an empty directory, and not lie under `from`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RenameDir {
     /// The tombstone of the source's marker (written for an implied directory too).
     pub id: VersionId,
@@ -216,7 +217,7 @@ pub struct RenameDir {
 }
 
 /// See [`Op::Exchange`]. Neither may lie below the other.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Exchange {
     /// The tombstone that `from` has on the way, and by which a resent request is recognised.
     pub id: VersionId,
@@ -231,7 +232,7 @@ pub struct Exchange {
 /// See [`Op::Link`]. From now on the two names share content and attributes: an operation on one is carried out on all, in
 /// one transaction. [`crate::error::Kind::TooManyLinks`] at [`LINKS_MAX`] names, [`crate::error::Kind::CrossesGrant`] where
 /// the names lie on two sides of the edge of a grant.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Link {
     /// The row to be written at `to`.
     pub id: VersionId,
@@ -247,7 +248,7 @@ pub struct Link {
 pub const LINKS_MAX: u32 = 1_000;
 
 /// See [`Op::Copy`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Copy {
     /// The row to be written.
     pub id: VersionId,
@@ -264,7 +265,7 @@ pub struct Copy {
 }
 
 /// See [`Op::Restore`]. A tombstone or a version that never was is [`crate::error::Kind::Invalid`] or `NotFound`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Restore {
     /// The row to be written.
     pub id: VersionId,
@@ -277,7 +278,7 @@ pub struct Restore {
 }
 
 /// See [`Op::RestoreDir`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RestoreDir {
     /// The directory, live or not.
     pub dir: Prefix,
@@ -288,7 +289,7 @@ pub struct RestoreDir {
 }
 
 /// What an operation left behind.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// The head at the operation's target after the batch (at `to` for moves and copies; a tombstone for deletes);
     /// the marker at `to` of a renamed

@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest key in bytes: an index entry of Postgres ends at 2,704 bytes.
 pub const KEY_BYTES_MAX: usize = 2_600;
 /// The longest name in bytes, as on ext4 and in `NAME_MAX`.
@@ -137,7 +139,8 @@ fn escape_byte(byte: u8) -> char {
 }
 
 /// The whole key of a row: never empty, no NUL. A marker's key ends in `/`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Key(Arc<str>);
 
 impl Key {
@@ -215,7 +218,8 @@ impl Key {
 }
 
 /// What a mount is scoped to, and any directory: "" or text that ends in `/`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Prefix(Arc<str>);
 
 impl Prefix {
@@ -274,10 +278,30 @@ pub fn implied_ino(place: &Prefix) -> u64 {
     hash.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte)) | 1 << 63
 }
 
+impl TryFrom<String> for Key {
+    type Error = KeyError;
+
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        Self::new(&text)
+    }
+}
+
+/// Any directory, one of pgfiles' own and one of an alias included.
+impl TryFrom<String> for Prefix {
+    type Error = KeyError;
+
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        if text.is_empty() { Ok(Self::default()) } else { Ok(Key::new(&text)?.as_dir()) }
+    }
+}
+
 macro_rules! text {
     ($($t:ty),*) => {$(
         impl fmt::Display for $t {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.0) }
+        }
+        impl From<$t> for String {
+            fn from(text: $t) -> Self { text.0.as_ref().to_owned() }
         }
         impl fmt::Debug for $t {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, "{:?}", &*self.0) }

@@ -285,6 +285,15 @@ impl Store for MemStore {
         Ok(keys.filter_map(|key| state.rows.live(key)).take(limit as usize).map(|row| row.head(None)).collect())
     }
 
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        let state = self.state();
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
+        let own = |key: &&Arc<str>| under.as_str().is_empty() && key.starts_with('/');
+        let keys = state.rows.keys(under.as_str(), from).filter(|key| !own(key));
+        let newest = keys.filter_map(|key| state.rows.newest(key)).filter(|row| !row.is_live());
+        Ok(newest.take(limit as usize).map(|row| row.head(None)).collect())
+    }
+
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
         let state = self.state();
         parts.iter().map(|part| state.read(part)).collect()

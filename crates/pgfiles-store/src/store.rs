@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Outcome};
 use crate::error::Result;
@@ -13,7 +14,7 @@ use crate::lock::Locks;
 use crate::version::{Head, Lineage, Timestamp, VersionId, VersionNo};
 
 /// What stands at a path.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Entry {
     /// A live row with that key, and no directory of the same name (the directory would win).
     File(Head),
@@ -22,7 +23,7 @@ pub enum Entry {
 }
 
 /// A directory: explicit where it has a live marker, else implied by a live key below.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Dir {
     /// The live marker row.
     pub marker: Option<Head>,
@@ -31,7 +32,7 @@ pub struct Dir {
 }
 
 /// A page of a directory, in byte order of key (a directory's name sorts as if it ended in `/`).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Page {
     /// Component as stored (see [`crate::key::Name::from_component`]) and what it is. A name that is both a file and a
     /// directory comes twice, apart; the directory wins. Components that no path can have are left out.
@@ -41,11 +42,11 @@ pub struct Page {
 }
 
 /// A place in a listing; opaque, and valid for as long as one likes: names that come and go do not move it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Cursor(pub String);
 
 /// A range of one row's `data`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Part {
     /// The row.
     pub id: VersionId,
@@ -58,7 +59,7 @@ pub struct Part {
 }
 
 /// A moment in a directory's life: the versions that one transaction wrote below it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Moment {
     /// 1 for the oldest that is still kept.
     pub number: u64,
@@ -108,7 +109,7 @@ pub struct PurgeReport {
 }
 
 /// Rows and bytes under a prefix.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Usage {
     /// Live files, symlinks and special files; their sizes added up.
@@ -137,6 +138,10 @@ pub trait Store: Send + Sync + 'static {
     /// Live heads of all keys below a prefix, markers included, in byte order, strictly after `after`, at most `limit`.
     /// One round trip.
     async fn tree(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>>;
+
+    /// Tombstones below a prefix that are the newest version of their keys, markers included, in byte order, strictly after `after`,
+    /// at most `limit`. One round trip, whose cost grows with all versions of the keys that it passes.
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>>;
 
     /// Ranges of rows, in the order asked for. One round trip for what fits in 8 MiB.
     /// [`crate::error::Kind::Corrupt`] where a row is missing or of another lineage.

@@ -10,7 +10,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -18,15 +19,15 @@ use crate::field::Field;
 use crate::key::Key;
 
 /// The `id` of a row: stands for one content for ever. Made by the client, so that a resent write is recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VersionId(pub Uuid);
 
 /// Number of a version within its key: 1, 2, 3 … without gaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VersionNo(pub u64);
 
 /// Names the family of rows that may refer to each other's bytes. Random, so that it cannot be guessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Lineage(pub Uuid);
 
 impl VersionId {
@@ -57,7 +58,7 @@ impl fmt::Display for VersionNo {
 }
 
 /// A moment in UTC with nanoseconds; written as RFC 3339.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Seconds since 1970-01-01T00:00:00Z; negative before.
     pub seconds: i64,
@@ -86,7 +87,7 @@ impl fmt::Display for Timestamp {
 }
 
 /// What a row is, as `st_mode` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Kind {
     #[default]
@@ -122,7 +123,7 @@ impl Kind {
 }
 
 /// How a body that is not inline is kept (`meta.layout`). `data` then holds the manifest: see [`crate::layout`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Layout {
     /// Bytes per chunk; a power of two from 4 KiB to 4 MiB.
     pub chunk: u32,
@@ -148,7 +149,7 @@ impl Layout {
 }
 
 /// The fields of `meta`, parsed. `None` means that the row does not say.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[allow(missing_docs)] // the fields are those of docs/schema.md, one for one
 pub struct Meta {
     pub kind: Kind,
@@ -408,7 +409,7 @@ fn xattrs_json(xattrs: &BTreeMap<String, Vec<u8>>) -> Value {
 }
 
 /// One version of a key as a row holds it; where it is the newest, the head.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// The whole key.
     pub key: Key,
@@ -430,7 +431,7 @@ impl Head {
 }
 
 /// A patch of a head's attributes (merged on the server, makes no new version). `None` leaves a field alone.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct AttrPatch {
     pub mode: Option<u32>,

@@ -171,6 +171,9 @@ impl Store for FaultStore {
     async fn tree(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
         forward!(self, Tree, self.inner.tree(under, after, limit))
     }
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        forward!(self, Tree, self.inner.deleted(under, after, limit))
+    }
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
         forward!(self, Read, self.inner.read(parts))
     }

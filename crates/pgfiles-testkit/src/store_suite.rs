@@ -346,7 +346,7 @@ macro_rules! store_suite {
             renaming_a_directory_moves_all, renaming_a_directory_is_refused, an_implied_directory_keeps_its_number);
         $crate::store_suite!(@of $factory, listing:
             names_come_in_byte_order_on_any_page_size, the_dead_are_not_listed, names_that_stay_are_listed_once,
-            odd_keys_hide_nothing, a_name_can_be_both, trees_come_in_order, a_missing_directory_lists_as_empty);
+            odd_keys_hide_nothing, a_name_can_be_both, trees_come_in_order, what_is_deleted_comes_in_order, a_missing_directory_lists_as_empty);
         $crate::store_suite!(@of $factory, renames:
             a_rename_moves_bytes_and_leaves_links, a_rename_makes_the_target_history, a_young_file_just_moves,
             an_older_file_does_not_just_move, renames_check_both_ends, a_young_directory_just_moves, chunked_files_move);

@@ -115,6 +115,10 @@ impl Store for Patience {
         self.wait(self.inner.tree(under, after, limit)).await
     }
 
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        self.wait(self.inner.deleted(under, after, limit)).await
+    }
+
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
         self.wait(self.inner.read(parts)).await
     }

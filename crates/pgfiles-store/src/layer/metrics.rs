@@ -237,6 +237,17 @@ impl Metrics {
         Call { counters, started: Instant::now(), answered: false }
     }
 
+    /// What is asked for a tree of heads.
+    async fn heads(&self, asked: impl Future<Output = Result<Vec<Head>>> + Send) -> Result<Vec<Head>> {
+        let call = self.begin(Method::Tree, 0, 0);
+        let result = asked.await;
+        call.done(&result);
+        if let Ok(heads) = &result {
+            self.counters[Method::Tree as usize].ops.fetch_add(heads.len() as u64, Relaxed);
+        }
+        result
+    }
+
     fn received(&self, method: Method, bytes: usize) {
         self.counters[method as usize].bytes_in.fetch_add(bytes as u64, Relaxed);
     }
@@ -277,13 +288,11 @@ impl Store for Metrics {
     }
 
     async fn tree(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
-        let call = self.begin(Method::Tree, 0, 0);
-        let result = self.inner.tree(under, after, limit).await;
-        call.done(&result);
-        if let Ok(heads) = &result {
-            self.counters[Method::Tree as usize].ops.fetch_add(heads.len() as u64, Relaxed);
-        }
-        result
+        self.heads(self.inner.tree(under, after, limit)).await
+    }
+
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        self.heads(self.inner.deleted(under, after, limit)).await
     }
 
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {

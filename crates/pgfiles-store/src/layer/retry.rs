@@ -200,6 +200,10 @@ impl Store for Retry {
         until_answered!(self, self.inner.tree(under, after, limit))
     }
 
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        until_answered!(self, self.inner.deleted(under, after, limit))
+    }
+
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
         until_answered!(self, self.inner.read(parts))
     }

@@ -326,6 +326,12 @@ impl Store for PgStore {
         self.ask("reading a tree", sql::TREE, params).await?.iter().map(row::head).collect()
     }
 
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        let (under, after, limit) = (under.as_str(), after.map(Key::as_str), int4(limit));
+        let params: Params<'_> = &[(&under, Type::TEXT), (&after, Type::TEXT), (&limit, Type::INT4)];
+        self.ask("reading what is deleted", sql::DELETED, params).await?.iter().map(row::head).collect()
+    }
+
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
         let pieces = pieces(parts);
         let windows = windows(&pieces);

@@ -22,6 +22,12 @@ pub(super) const LIST: &str = "SELECT name, is_dir, id, key, meta, data, mtime, 
 /// $1 prefix, $2 key to go on after or NULL, $3 limit.
 pub(super) const TREE: &str = "SELECT key, id, meta FROM pgfiles_tree($1, $2, $3)";
 
+/// $1 prefix, $2 key to go on after or NULL, $3 limit. Reads the index of all versions of the keys that it passes.
+pub(super) const DELETED: &str = "SELECT key, id, meta FROM (SELECT DISTINCT ON (t.key) t.key, t.id, t.meta FROM pgfiles t \
+     WHERE t.key ~>=~ coalesce($2 || E'\\001', $1) AND t.key ~<~ pgfiles_hi($1) AND NOT ($1 = '' AND left(t.key, 1) = '/') \
+     ORDER BY t.key USING ~<~, (t.meta->>'version')::bigint DESC NULLS LAST) AS newest \
+     WHERE meta @> '{\"deleted\":true}' LIMIT $3";
+
 /// $1 ids, $2 offsets, $3 lengths, $4 lineages or NULLs. A row for each that is there; the join cannot be turned into a scan.
 pub(super) const READ: &str = "SELECT p.ord, t.bytes FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS p(id, off, len, lin, ord), \
      LATERAL (SELECT substring(b.data FROM p.off + 1 FOR p.len) AS bytes FROM pgfiles b \

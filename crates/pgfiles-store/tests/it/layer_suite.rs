@@ -50,7 +50,7 @@ mod writeback {
         renaming_a_directory_moves_all, renaming_a_directory_is_refused, an_implied_directory_keeps_its_number);
     pgfiles_testkit::store_suite!(@of subject, listing:
         names_come_in_byte_order_on_any_page_size, the_dead_are_not_listed, names_that_stay_are_listed_once,
-        odd_keys_hide_nothing, a_name_can_be_both, trees_come_in_order, a_missing_directory_lists_as_empty);
+        odd_keys_hide_nothing, a_name_can_be_both, trees_come_in_order, what_is_deleted_comes_in_order, a_missing_directory_lists_as_empty);
     // Not `a_rename_moves_bytes_and_leaves_links`: the server's clock is not known.
     pgfiles_testkit::store_suite!(@of subject, renames:
         a_rename_makes_the_target_history, a_young_file_just_moves,

@@ -111,6 +111,28 @@ pub async fn a_name_can_be_both(t: Tester) {
     assert_eq!(t.text("a").await.unwrap(), b"file");
 }
 
+pub async fn what_is_deleted_comes_in_order(t: Tester) {
+    for path in ["b", "a/x", "a/y", "back", "kept", "a-b"] {
+        t.write(path, b"1").await;
+    }
+    for path in ["b", "a/x", "a-b", "back"] {
+        t.must(delete(path)).await;
+    }
+    t.write("back", b"2").await;
+    let deleted = |under: &'static str, after: Option<Key>, limit| {
+        let store = t.store.clone();
+        async move { store.deleted(&dir(under), after.as_ref(), limit).await.unwrap() }
+    };
+    let paths = |heads: &[Head]| heads.iter().map(|head| head.key.as_str()[ROOT.len()..].to_owned()).collect::<Vec<_>>();
+    let first = deleted("", None, 2).await;
+    assert_eq!(paths(&first), ["a-b", "a/x"]);
+    assert!(first.iter().all(|head| !head.is_live() && head.version.0 == 2));
+    let after = first.last().map(|head| head.key.clone());
+    assert_eq!(paths(&deleted("", after, 10).await), ["b"]);
+    assert_eq!(paths(&deleted("a", None, 10).await), ["a/x"]);
+    assert!(deleted("none", None, 10).await.is_empty());
+}
+
 pub async fn trees_come_in_order(t: Tester) {
     for path in ["b", "a/x", "a/y/z", "a-b", "c/d"] {
         t.write(path, b"1").await;

@@ -422,6 +422,10 @@ impl Store for Cache {
         self.inner.tree(under, after, limit).await
     }
 
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        self.inner.deleted(under, after, limit).await
+    }
+
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
         let mut keys = Vec::new();
         for part in parts {

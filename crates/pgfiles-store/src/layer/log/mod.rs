@@ -302,6 +302,11 @@ impl Store for Log {
         settled!(self, self.inner.tree(under, after, limit))
     }
 
+    async fn deleted(&self, under: &Prefix, after: Option<&Key>, limit: u32) -> Result<Vec<Head>> {
+        self.committed().await?;
+        settled!(self, self.inner.deleted(under, after, limit))
+    }
+
     async fn read(&self, parts: &[Part]) -> Result<Vec<Bytes>> {
         let pending = self.queue.read(parts);
         let asked: Vec<Part> = parts.iter().zip(&pending).filter(|(_, p)| p.is_none()).map(|(part, _)| *part).collect();
