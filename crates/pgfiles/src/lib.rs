@@ -9,6 +9,7 @@ pub mod connect;
 pub mod control;
 pub mod daemon;
 pub mod exit;
+pub mod files;
 pub mod local;
 pub mod mount_table;
 pub mod output;

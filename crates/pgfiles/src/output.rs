@@ -26,6 +26,26 @@ pub fn json(value: &Value) -> Result<()> {
     line(serde_json::to_string_pretty(value).unwrap_or_default())
 }
 
+/// Prints a path: escaped for people, or as it is with a NUL after it.
+///
+/// # Errors
+/// As [`line()`].
+pub fn path(text: &str, raw_with_nul: bool) -> Result<()> {
+    if raw_with_nul {
+        let mut bytes = pgfiles_store::key::unescape(text);
+        bytes.push(0);
+        return raw(&bytes);
+    }
+    line(crate::files::shown(text))
+}
+
+/// Whether stdout wants colours: it is a terminal, and nobody says no (<https://no-color.org>).
+pub fn has_colours() -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
 /// Prints bytes as they are.
 ///
 /// # Errors
@@ -58,6 +78,35 @@ impl Terminal {
         self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// How far long work is, in bytes: with the rate, and how long it will take where the whole is known.
+    pub fn bytes(&self, done: u64, total: Option<u64>, what: &str) {
+        let style = match total {
+            Some(_) => "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
+            None => "{spinner} {bytes} {bytes_per_sec} {msg}",
+        };
+        self.show(done, total, what, style);
+    }
+
+    fn show(&self, done: u64, total: Option<u64>, what: &str, style: &str) {
+        if !io::stderr().is_terminal() {
+            return;
+        }
+        let mut slot = self.bar();
+        let bar = slot.get_or_insert_with(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(120));
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar
+        });
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+        bar.set_message(what.to_owned());
+    }
+
     /// Takes the bar off the screen.
     pub fn clear(&self) {
         if let Some(bar) = self.bar().take() {
@@ -75,24 +124,9 @@ impl Talk for Terminal {
     }
 
     fn progress(&self, done: u64, total: Option<u64>, what: &str) {
-        if !io::stderr().is_terminal() {
-            return;
-        }
-        let mut slot = self.bar();
-        let bar = slot.get_or_insert_with(|| {
-            let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        let style = if total.is_some() { "{bar:30} {pos}/{len} {msg}" } else { "{spinner} {pos} {msg}" };
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        if let Some(total) = total {
-            bar.set_length(total);
-        }
-        bar.set_position(done);
-        bar.set_message(what.to_owned());
+        let style =
+            if total.is_some() { "{wide_bar} {pos}/{len} {per_sec} {eta} {msg}" } else { "{spinner} {pos} {per_sec} {msg}" };
+        self.show(done, total, what, style);
     }
 }
 

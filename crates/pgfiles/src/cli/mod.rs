@@ -6,16 +6,29 @@
 mod access;
 mod batch;
 mod cache;
+mod cat;
 mod config;
+mod cp;
 mod doctor;
+mod du;
+mod entry;
+mod export;
+mod find;
 mod flush;
+mod get;
+mod import;
 mod init;
 pub mod locate;
+mod ls;
 mod mount;
 mod purge;
+mod put;
+mod reach;
 mod restore;
+mod rm;
 mod serve_nfs;
 mod shell_hook;
+mod stat;
 mod status;
 mod unmount;
 mod version;
@@ -57,6 +70,18 @@ enum Command {
     Cache(cache::Command),
     #[command(subcommand)]
     Config(config::Command),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Put(put::Args),
+    Get(get::Args),
+    Cp(cp::CopyArgs),
+    Mv(cp::MoveArgs),
+    Rm(rm::Args),
+    Stat(stat::Args),
+    Find(find::Args),
+    Du(du::Args),
+    Import(import::Args),
+    Export(export::Args),
     Flush(flush::Args),
     ServeNfs(serve_nfs::Args),
     Doctor(doctor::Args),
@@ -187,6 +212,18 @@ impl Command {
             Command::Batch(args) => batch::run(context, args).await,
             Command::Cache(command) => cache::run(context, command).await,
             Command::Config(command) => config::run(&context, &command),
+            Command::Ls(args) => ls::run(context, args).await,
+            Command::Cat(args) => cat::run(context, args).await,
+            Command::Put(args) => put::run(context, args).await,
+            Command::Get(args) => get::run(context, args).await,
+            Command::Cp(args) => cp::copy(context, args).await,
+            Command::Mv(args) => cp::rename(context, args).await,
+            Command::Rm(args) => rm::run(context, args).await,
+            Command::Stat(args) => stat::run(context, args).await,
+            Command::Find(args) => find::run(context, args).await,
+            Command::Du(args) => du::run(context, args).await,
+            Command::Import(args) => import::run(context, args).await,
+            Command::Export(args) => export::run(context, args).await,
             Command::Flush(args) => flush::run(context, args).await,
             Command::Doctor(args) => doctor::run(context, args).await,
             Command::Grant(args) => access::grant(context, args).await,

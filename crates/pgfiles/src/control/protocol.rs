@@ -37,6 +37,8 @@ pub enum Call {
     CacheStats,
     /// Empty the cache.
     CacheClear,
+    /// Calls of the mount's store follow, as [`super::store`] has them.
+    Store,
     /// Something that could be done without the mount as well.
     Serve(Request),
     /// Keys that a command changed without the daemon.

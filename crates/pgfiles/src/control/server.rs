@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use pgfiles_store::{Key, Prefix, Store};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use super::protocol::{Call, LINE_BYTES_MAX, Reply};
+use super::store;
 use crate::exit::{Failure, Result};
+use crate::files::Keep;
 use crate::service::Talk;
 
 /// At most that many requests are served at a time; further ones wait to be accepted.
@@ -24,6 +27,12 @@ const REPLIES_MAX: usize = 256;
 pub trait Handler: Send + Sync + 'static {
     /// Carries out a request. `lines` are those that follow the call. Dropped when the client goes away.
     async fn handle(&self, call: Call, lines: Lines<'_>, talk: &dyn Talk) -> Result<Value>;
+
+    /// The store that [`Call::Store`] is about, who keeps rows there, and the prefix that nobody leaves.
+    fn store(&self) -> (&dyn Store, &dyn Keep, &Prefix);
+
+    /// Keys were changed through that store.
+    fn changed(&self, keys: &[Key]);
 }
 
 /// The lines that follow a call.
@@ -90,9 +99,14 @@ impl Talk for Sender {
 async fn converse(stream: UnixStream, handler: Arc<dyn Handler>) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
+    let call = read_call(&mut read).await;
+    if matches!(call, Ok(Call::Store)) {
+        let served = store::serve((&mut read, &mut write), handler.store(), |keys| handler.changed(keys)).await;
+        return served.unwrap_or_else(|error| tracing::debug!(%error, "control: a store's connection ended"));
+    }
     let (send, mut replies) = mpsc::channel(REPLIES_MAX);
     let work = async move {
-        let done = match read_call(&mut read).await {
+        let done = match call {
             Ok(call) => {
                 let wants_lines = matches!(&call, Call::Serve(request) if request.has_lines());
                 let talk = Sender(send.clone());

@@ -8,12 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use pgfiles_nfs::Server;
-use pgfiles_store::Key;
 use pgfiles_store::clock::{Clock as _, SystemClock};
 use pgfiles_store::layer::log::Mode;
 use pgfiles_store::layer::{Stack, StackConfig};
 use pgfiles_store::pg::PgStore;
 use pgfiles_store::store::Maintenance;
+use pgfiles_store::{Key, Prefix, Store};
 use pgfiles_vfs::{Vfs, VfsConfig};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +27,7 @@ use crate::connect;
 use crate::control::protocol::Call;
 use crate::control::server::{Handler, Lines, listen, serve};
 use crate::exit::{Failure, Result};
+use crate::files::Keep;
 use crate::local::{self, Lease};
 use crate::mount_table;
 use crate::registry::{Dirs, Mount, Registered};
@@ -281,7 +282,16 @@ impl Handler for Daemon {
                 let answer = self.service.run(request, talk).await?;
                 Ok(self.tell(answer))
             }
+            Call::Store => Err(Failure::failed("a store's connection is served apart")),
         }
+    }
+
+    fn store(&self) -> (&dyn Store, &dyn Keep, &Prefix) {
+        (&*self.service.store, &self.service.server, &self.service.fence)
+    }
+
+    fn changed(&self, keys: &[Key]) {
+        Daemon::changed(self, keys);
     }
 }
 

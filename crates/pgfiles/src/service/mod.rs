@@ -9,7 +9,7 @@ pub mod content;
 mod purge;
 mod restore;
 mod target;
-mod versions;
+pub(crate) mod versions;
 
 use std::sync::Arc;
 

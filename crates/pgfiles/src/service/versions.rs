@@ -1,7 +1,7 @@
 //! The versions of a file and the moments of a directory.
 
 use pgfiles_store::store::Moment;
-use pgfiles_store::{Head, Key, VersionNo};
+use pgfiles_store::{Head, Key, Store, VersionNo};
 use serde_json::{Map, Value, json};
 
 use super::target::Found;
@@ -30,11 +30,16 @@ pub(super) async fn run(service: &Service, target: &Target, limit: Option<u64>) 
 
 /// Newest first.
 pub(super) async fn of_file(service: &Service, key: &Key, limit: u64) -> Result<Vec<Head>> {
+    of_key(&*service.store, key, limit).await
+}
+
+/// The same of any store.
+pub(crate) async fn of_key(store: &dyn Store, key: &Key, limit: u64) -> Result<Vec<Head>> {
     let mut all: Vec<Head> = Vec::new();
     let mut before: Option<VersionNo> = None;
     while (all.len() as u64) < limit {
         let want = (limit - all.len() as u64).min(u64::from(PAGE)) as u32;
-        let page = service.store.versions(key, before, want).await?;
+        let page = store.versions(key, before, want).await?;
         let Some(last) = page.last() else { break };
         // A row that some tool wrote without a number is the last that a page can go on from.
         let next = (before != Some(last.version) && last.version.0 > 0).then_some(last.version);
@@ -49,7 +54,7 @@ pub(super) async fn of_file(service: &Service, key: &Key, limit: u64) -> Result<
 }
 
 /// The public fields of a version; those that say where its bytes lie are left out.
-pub(super) fn shown(head: &Head) -> Value {
+pub(crate) fn shown(head: &Head) -> Value {
     let mut out = Map::new();
     out.insert("version".into(), head.version.0.into());
     out.insert("id".into(), head.id.to_string().into());

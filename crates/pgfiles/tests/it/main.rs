@@ -14,3 +14,4 @@ mod server;
 mod shell_hook;
 mod user;
 mod where_;
+mod without_mount;
