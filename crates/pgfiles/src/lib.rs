@@ -1,7 +1,8 @@
 //! The binary as a library: parse, log, run, exit code; callable from tests.
 //!
 //! The only crate that sees all of pgfiles and wires it: configuration ([`config`]), commands ([`cli`]), daemons
-//! ([`daemon`], [`registry`], [`control`]) and what commands and daemons both carry out ([`service`]).
+//! ([`daemon`], [`registry`], [`control`]), what commands and daemons both carry out ([`service`]), and what commands do to files
+//! ([`files`]).
 
 pub mod cli;
 pub mod config;

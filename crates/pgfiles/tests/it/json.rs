@@ -44,13 +44,13 @@ fn leaves(at: &str, value: &Value, out: &mut Vec<(String, bool)>) {
     }
 }
 
-/// Whether a documented path is that path, or an object of any fields that holds it; `*` stands for any name.
+/// Whether a documented path is that path, or an object of any fields that holds it; `*` stands for any name, and by itself for all.
 fn covers(field: &str, path: &str) -> bool {
     let field = match (field.strip_prefix("*."), path.split_once('.')) {
         (Some(rest), Some((name, _))) => format!("{name}.{rest}"),
         _ => field.to_owned(),
     };
-    path == field || path.strip_prefix(&field).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('['))
+    field == "*" || path == field || path.strip_prefix(&field).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('['))
 }
 
 #[track_caller]
@@ -107,6 +107,22 @@ fn what_is_printed_without_a_mount_is_documented() {
     compare("restore, of a directory", &user.run(["restore", "--json", "d/", "1"]).json());
     compare("purge", &user.run(["purge", "--json", "--dry-run", "d/"]).json());
     compare("purge", &user.run(["purge-prefix", "--json", "--yes", "d/"]).json());
+    std::fs::create_dir_all(user.home.path().join("t/e")).unwrap();
+    std::fs::write(user.home.path().join("t/f"), "1").unwrap();
+    compare("import, export", &user.run(["import", "--json", "t", "t"]).json());
+    compare("import, export", &user.run(["export", "--json", "t", "u"]).json());
+    compare("put", &user.feed(["put", "--json", "-", "t/g"], b"1").json());
+    compare("get", &lines(&user.run(["get", "--json", "t/g", "g"]).ok()));
+    compare("cp, mv", &user.run(["cp", "--json", "t/g", "t/h"]).json());
+    compare("cp, mv", &user.run(["mv", "--json", "t/h", "t/i"]).json());
+    compare("cp, mv", &user.run(["cp", "-r", "--json", "t", "v"]).json());
+    compare("rm", &user.run(["rm", "--json", "t/i"]).json());
+    compare("ls, find, stat", &lines(&user.run(["ls", "-R", "--json"]).ok()));
+    compare("ls, find, stat", &lines(&user.run(["find", "t", "--json"]).ok()));
+    compare("ls, find, stat", &lines(&user.run(["stat", "--json", "t", "t/f"]).ok()));
+    compare("ls --versions, ls --deleted", &lines(&user.run(["ls", "--versions", "--json", "t"]).ok()));
+    compare("ls --versions, ls --deleted", &lines(&user.run(["ls", "--deleted", "-R", "--json"]).ok()));
+    compare("du", &lines(&user.run(["du", "--history", "--json"]).ok()));
     let role = format!("json_{}", uuid::Uuid::new_v4().simple());
     user.sql(&format!("CREATE ROLE {role}"));
     user.run(["grant", &role, "agents/7/"]).ok();
