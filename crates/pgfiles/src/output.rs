@@ -81,6 +81,8 @@ impl Terminal {
     /// How far long work is, in bytes: with the rate, and how long it will take where the whole is known.
     pub fn bytes(&self, done: u64, total: Option<u64>, what: &str) {
         let style = match total {
+            Some(_) if is_narrow() => "{bytes} {eta} {wide_msg}",
+            None if is_narrow() => "{bytes} {wide_msg}",
             Some(_) => "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
             None => "{spinner} {bytes} {bytes_per_sec} {msg}",
         };
@@ -113,6 +115,12 @@ impl Terminal {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Whether a bar with all its numbers does not fit on the terminal.
+fn is_narrow() -> bool {
+    const COLUMNS: u16 = 72;
+    rustix::termios::tcgetwinsize(io::stderr()).is_ok_and(|size| size.ws_col < COLUMNS)
 }
 
 impl Talk for Terminal {

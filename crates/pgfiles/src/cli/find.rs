@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME")]
     older: Option<String>,
     /// With a tag: NAME, or NAME=VALUE.
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(id = "tag", long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// Of a content type: a pattern such as text/*.
     #[arg(long, value_name = "PATTERN")]

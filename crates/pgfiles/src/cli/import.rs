@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Where to: a local path in a mount, a path under the prefix, or `key:` and a whole key. The prefix itself if missing.
     to: Option<OsString>,
     /// Tags of each file, besides those that it has.
-    #[arg(long = "tag", value_name = "NAME=VALUE")]
+    #[arg(id = "tag", long = "tag", value_name = "NAME=VALUE")]
     tags: Vec<String>,
     /// Print the answer as JSON.
     #[arg(long)]

@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[command(flatten)]
     condition: Condition,
     /// Tags of the file, besides those that it has.
-    #[arg(long = "tag", value_name = "NAME=VALUE")]
+    #[arg(id = "tag", long = "tag", value_name = "NAME=VALUE")]
     tags: Vec<String>,
     /// The MIME type; guessed from the name if missing.
     #[arg(long)]
