@@ -1,7 +1,7 @@
 # The two commands of the README are scripts/demo and scripts/test; this is for those who work on pgfiles.
 
 .PHONY: demo test check fmt test-unit test-pg test-mount test-versions faults doc deny \
-	bench bench-quick model conformance nfs fuzz macos pjdfstest fsx directory sqlite git archives programs stress dbench
+	bench bench-quick model conformance nfs fuzz macos packages pjdfstest fsx directory sqlite git archives programs stress dbench
 
 demo:            ## set up, build, and show the main job on a private Postgres
 	scripts/demo
@@ -63,6 +63,13 @@ nfs:             ## the NFS server with Linux's own client in a small virtual ma
 
 macos:           ## type-checks the program for macOS, on Debian (docs/nfs.md)
 	scripts/check-macos
+
+packages:        ## the Debian package, the static program and the archive, made and tried, on Debian as root (docs/packages.md)
+	scripts/setup test
+	cargo build --release --locked -p pgfiles
+	package=$$(scripts/package deb) && scripts/package-test deb "$$package"
+	program=$$(scripts/package static) && scripts/package-test static "$$program"
+	scripts/package tar
 
 pjdfstest fsx directory sqlite git archives programs stress dbench: ## fewer operations: make fsx CONFORMANCE_OPS=2000
 	scripts/conformance/$@

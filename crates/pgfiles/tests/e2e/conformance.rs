@@ -22,22 +22,22 @@ fn there(found: bool, what: &str) -> bool {
     found
 }
 
-fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
     there(found.is_ok_and(|output| output.status.success()), program)
 }
 
 /// Cargo's target directory.
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_pgfiles")).ancestors().nth(2).unwrap().to_path_buf()
 }
 
 /// Whether a program that scripts/setup builds is there.
-fn is_built(tool: &str) -> bool {
+pub(crate) fn is_built(tool: &str) -> bool {
     there(target().join("tools/bin").join(tool).exists(), &format!("{tool}, which `scripts/setup test` builds,"))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     there(rustix::process::getuid().is_root(), "the right to change users")
 }
 

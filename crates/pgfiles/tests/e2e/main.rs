@@ -10,6 +10,7 @@ mod harness;
 mod large;
 mod limits;
 mod many_mounts;
+mod packages;
 mod real_programs;
 mod shared;
 mod versions;
