@@ -69,7 +69,8 @@ fn the_links_lead_somewhere() {
         }
         // Files that are named in the text.
         for name in text.split('`').skip(1).step_by(2).filter(|name| !name.contains([' ', '*', '<', '{'])) {
-            let is_ours = ["crates/", "docs/", "scripts/", "packaging/", ".github/", ".ci/"].iter().any(|dir| name.starts_with(dir));
+            let is_ours =
+                ["crates/", "docs/", "scripts/", "packaging/", ".github/", ".ci/"].iter().any(|dir| name.starts_with(dir));
             assert!(!is_ours || root().join(name).exists(), "{}: {name}", page.display());
         }
     }
