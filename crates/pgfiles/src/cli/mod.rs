@@ -7,11 +7,13 @@ mod access;
 mod batch;
 mod cache;
 mod cat;
+mod completions;
 mod config;
 mod cp;
 mod doctor;
 mod du;
 mod entry;
+mod exec;
 mod export;
 mod find;
 mod flush;
@@ -20,6 +22,7 @@ mod import;
 mod init;
 pub mod locate;
 mod ls;
+mod man;
 mod mount;
 mod purge;
 mod put;
@@ -82,10 +85,13 @@ enum Command {
     Du(du::Args),
     Import(import::Args),
     Export(export::Args),
+    Exec(exec::Args),
     Flush(flush::Args),
     ServeNfs(serve_nfs::Args),
     Doctor(doctor::Args),
     ShellHook(shell_hook::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     Grant(access::GrantArgs),
     Revoke(access::RevokeArgs),
     Grants(access::GrantsArgs),
@@ -177,6 +183,8 @@ impl Cli {
             Command::Watch { mountpoint, port } => return crate::daemon::watch(mountpoint, *port).map(|()| Exit::Done),
             // Needs no settings, and is read by shells at every start.
             Command::ShellHook(args) => return shell_hook::run(args),
+            Command::Completions(args) => return completions::run(args, command()),
+            Command::Man(args) => return man::run(args, command()),
             _ => {}
         }
         let var = |name: &str| std::env::var(name).ok();
@@ -184,6 +192,9 @@ impl Cli {
         // A mount re-executes itself, so its part needs no runtime.
         if let Command::Mount(args) = &self.command {
             return mount::run(context, args);
+        }
+        if let Command::Exec(args) = &self.command {
+            return exec::run(&context, args);
         }
         if let Command::ServeNfs(args) = &self.command {
             return serve_nfs::run(&context, args);
@@ -229,9 +240,14 @@ impl Command {
             Command::Grant(args) => access::grant(context, args).await,
             Command::Revoke(args) => access::revoke(context, args).await,
             Command::Grants(args) => access::grants(context, args).await,
-            Command::Mount(_) | Command::ServeNfs(_) | Command::ShellHook(_) | Command::Daemon { .. } | Command::Watch { .. } => {
-                Err(Failure::failed("handled before"))
-            }
+            Command::Mount(_)
+            | Command::Exec(_)
+            | Command::ServeNfs(_)
+            | Command::ShellHook(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+            | Command::Daemon { .. }
+            | Command::Watch { .. } => Err(Failure::failed("handled before")),
         }
     }
 }

@@ -29,6 +29,13 @@ pub(super) struct Args {
     /// Mount over a directory that holds files: they are hidden until unmounted.
     #[arg(long)]
     allow_nonempty: bool,
+    #[command(flatten)]
+    door: DoorArgs,
+}
+
+/// How programs come in.
+#[derive(Debug, clap::Args)]
+pub(super) struct DoorArgs {
     /// How programs come in: `fuse`, the default on Linux, or `nfs`, the default on macOS.
     #[arg(long, value_enum)]
     backend: Option<Backend>,
@@ -62,34 +69,8 @@ pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
     if args.place.len() == 1 && looks_like_dsn(path) {
         return Err(Failure::usage(format!("{} is a DSN: name the directory to mount on, too", secret::mask_dsn(path))));
     }
-    let dsn = context.settings.dsn()?.to_owned();
-    let place = connect::place(&dsn)?;
-    let mountpoint = check_mountpoint(&context, Path::new(path), args.allow_nonempty)?;
-    let backend = args.backend.unwrap_or(if cfg!(target_os = "macos") { Backend::Nfs } else { Backend::Fuse });
-    match backend {
-        Backend::Fuse if args.nfs_options.is_some() => {
-            return Err(Failure::usage("--nfs-options are those of the client of NFS: add `--backend nfs`"));
-        }
-        Backend::Fuse => check_fuse()?,
-        Backend::Nfs => check_nfs()?,
-    }
-    let id = connect::new_id();
-    let order = Order {
-        socket: context.dirs.socket_path(&id)?,
-        log: if args.foreground { PathBuf::new() } else { context.dirs.log_path(&id)? },
-        before: where_::left_underneath(&mountpoint),
-        mountpoint,
-        id,
-        place,
-        given: context.settings.given.clone(),
-        login: Login::of_process(),
-        allow_other: args.allow_other,
-        foreground: args.foreground,
-        door: match backend {
-            Backend::Fuse => daemon::Door::Fuse,
-            Backend::Nfs => daemon::Door::NfsMount { options: args.nfs_options.clone() },
-        },
-    };
+    let order = Order { foreground: args.foreground, ..order(&context, Path::new(path), args.allow_nonempty, &args.door)? };
+    let order = if args.foreground { Order { log: PathBuf::new(), ..order } } else { order };
     if args.foreground {
         return Err(daemon::become_daemon(&order));
     }
@@ -98,6 +79,42 @@ pub(super) fn run(mut context: Context, args: &Args) -> Result<Exit> {
         output::say(hint);
     }
     Ok(Exit::Done)
+}
+
+/// What a daemon is told that mounts on a path.
+///
+/// # Errors
+/// No DSN; the path cannot be mounted on; the door cannot be used here.
+pub(super) fn order(context: &Context, path: &Path, allow_nonempty: bool, door: &DoorArgs) -> Result<Order> {
+    let dsn = context.settings.dsn()?.to_owned();
+    let place = connect::place(&dsn)?;
+    let mountpoint = check_mountpoint(context, path, allow_nonempty)?;
+    let backend = door.backend.unwrap_or(if cfg!(target_os = "macos") { Backend::Nfs } else { Backend::Fuse });
+    match backend {
+        Backend::Fuse if door.nfs_options.is_some() => {
+            return Err(Failure::usage("--nfs-options are those of the client of NFS: add `--backend nfs`"));
+        }
+        Backend::Fuse => check_fuse()?,
+        Backend::Nfs => check_nfs()?,
+    }
+    let id = connect::new_id();
+    Ok(Order {
+        socket: context.dirs.socket_path(&id)?,
+        log: context.dirs.log_path(&id)?,
+        before: where_::left_underneath(&mountpoint),
+        mountpoint,
+        id,
+        place,
+        given: context.settings.given.clone(),
+        login: Login::of_process(),
+        allow_other: door.allow_other,
+        foreground: false,
+        bound: false,
+        door: match backend {
+            Backend::Fuse => daemon::Door::Fuse,
+            Backend::Nfs => daemon::Door::NfsMount { options: door.nfs_options.clone() },
+        },
+    })
 }
 
 fn looks_like_dsn(text: &str) -> bool {

@@ -51,6 +51,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit> {
         login: Login::of_process(),
         allow_other: args.allow_other,
         foreground: true,
+        bound: false,
         door,
     };
     Err(daemon::become_daemon(&order))

@@ -22,7 +22,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,9 @@ pub struct Order {
     pub allow_other: bool,
     /// Stay where it was started.
     pub foreground: bool,
+    /// End when whoever started it is gone, as at SIGTERM.
+    #[serde(default)]
+    pub bound: bool,
     /// How programs come in.
     #[serde(default)]
     pub door: Door,
@@ -84,11 +87,11 @@ enum Started {
     Failed(Failure),
 }
 
-/// Starts a daemon and returns when its mount answers.
+/// Starts a daemon and returns when its mount answers; a daemon that is [`Order::bound`] lives as long as what is returned.
 ///
 /// # Errors
 /// Why the daemon could not start, in its own words and with its exit code.
-pub fn launch(order: &Order) -> Result<()> {
+pub fn launch(order: &Order) -> Result<ChildStdin> {
     let log = std::fs::File::options().append(true).create(true).mode(0o600).open(&order.log);
     let log = log.map_err(|error| Failure::io(format!("cannot write {}", order.log.display()), &error))?;
     let mut command = program(order);
@@ -103,16 +106,17 @@ pub fn launch(order: &Order) -> Result<()> {
     let _ = stdin.write_all(&text);
     let mut line = String::new();
     let read = BufReader::new(stdout).read_line(&mut line);
-    // Kept open until now: its end would tell the daemon that nobody waits any more.
-    drop(stdin);
+    // Its end would tell the daemon that nobody waits any more.
     match read.ok().and_then(|_| serde_json::from_str(&line).ok()) {
-        Some(Started::Ready) => Ok(()),
+        Some(Started::Ready) => Ok(stdin),
         Some(Started::Failed(failure)) => {
+            drop(stdin);
             let _ = child.wait();
             remove_if_empty(&order.log);
             Err(failure)
         }
         None => {
+            drop(stdin);
             let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             Err(Failure::failed(format!("the daemon ended ({how}) before the mount answered: see {}", order.log.display())))
         }
@@ -211,10 +215,13 @@ fn report(started: &Started) -> bool {
     out.write_all(&text).and_then(|()| out.flush()).is_ok()
 }
 
-/// Lets go of the pipes to `mount`, so that nobody who waits for their end waits for the daemon.
-fn let_go() {
+/// Lets go of the pipes to `mount`, so that nobody who waits for their end waits for the daemon; of the one that it reads only where
+/// it does not end with that.
+fn let_go(bound: bool) {
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(&null);
+        if !bound {
+            let _ = rustix::stdio::dup2_stdin(&null);
+        }
         let _ = rustix::stdio::dup2_stdout(&null);
     }
 }

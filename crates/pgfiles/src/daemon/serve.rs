@@ -66,18 +66,22 @@ pub(super) async fn run(order: Order) -> Result<()> {
     let foreground = order.foreground;
     let mut signals = Signals::new()?;
     let (ending, endings) = mpsc::channel(1);
+    let bound = order.bound;
+    let gone = mounter_gone();
+    tokio::pin!(gone);
     let started = tokio::select! {
         started = start(order, settings, ending) => started?,
-        () = mounter_gone(), if !foreground => return Err(Failure::failed("interrupted")),
+        () = &mut gone, if !foreground => return Err(Failure::failed("interrupted")),
         () = signals.next() => return Err(Failure::failed("interrupted")),
     };
     let (daemon, front, registered) = started;
     let heard = foreground || report(&Started::Ready);
     if !foreground {
-        let_go();
+        let_go(bound);
     }
+    let gone = async { if bound { gone.await } else { std::future::pending().await } };
     tracing::info!(at = %daemon.order.mountpoint.display(), "serving");
-    serve_until_the_end(daemon, front, registered, signals, endings, heard).await
+    serve_until_the_end(daemon, front, registered, (signals, gone), endings, heard).await
 }
 
 type Parts = (Arc<Daemon>, Front, Registered);
@@ -222,7 +226,7 @@ async fn serve_until_the_end(
     daemon: Arc<Daemon>,
     front: Front,
     registered: Registered,
-    mut signals: Signals,
+    (mut signals, gone): (Signals, impl Future<Output = ()>),
     mut endings: mpsc::Receiver<Ending>,
     heard: bool,
 ) -> Result<()> {
@@ -231,6 +235,7 @@ async fn serve_until_the_end(
         tokio::select! {
             Some(ending) = endings.recv() => ending,
             () = signals.next() => Ending::signal(),
+            () = gone => Ending::left(),
             _ = &mut ended => Ending::outside(),
         }
     } else {

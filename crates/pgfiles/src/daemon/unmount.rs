@@ -46,6 +46,11 @@ impl Ending {
         Self { why: "signal", force: false, recovered: None, asker: None }
     }
 
+    /// The process that it was started for is gone.
+    pub(super) fn left() -> Self {
+        Self { why: "its command is gone", ..Self::signal() }
+    }
+
     /// Somebody else unmounted.
     pub(super) fn outside() -> Self {
         Self { why: "unmounted from outside", force: false, recovered: None, asker: None }

@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod doctor;
+mod exec;
 mod files;
 mod json;
 mod local;
