@@ -13,6 +13,7 @@ use crate::output;
 ///
 /// Row security on the server holds whatever the client does. Needs the owner of the table. A role may have several.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles grant agent_7 agents/7/")]
 pub(super) struct GrantArgs {
     /// The database role.
     role: String,
@@ -23,6 +24,7 @@ pub(super) struct GrantArgs {
 
 /// Take back what `grant` gave.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles revoke agent_7 agents/7/")]
 pub(super) struct RevokeArgs {
     /// The database role.
     role: String,
@@ -33,6 +35,7 @@ pub(super) struct RevokeArgs {
 
 /// List which roles are confined to which prefixes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles grants")]
 pub(super) struct GrantsArgs {
     /// Print the answer as JSON.
     #[arg(long)]

@@ -20,6 +20,9 @@ use crate::service::batch::{Step, Steps, at_line};
 /// {"op":"put","path":"a/b.txt","data":"…"} (or data_base64, or file: a local path), delete, move and copy with "to", mkdir,
 /// restore with "version", tag with "tags". Each may carry if_version, if_etag or if_absent. Paths are under the prefix.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  pgfiles batch changes.jsonl\n  echo '{\"op\":\"put\",\"path\":\"a.txt\",\"data\":\"text\",\"if_absent\":true}' | pgfiles batch"
+)]
 pub(super) struct Args {
     /// Where to read from; stdin if missing.
     #[arg(value_name = "FILE")]

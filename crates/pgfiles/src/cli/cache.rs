@@ -19,10 +19,13 @@ const ENDING_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Look at the cache of contents, or empty it.
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Examples:\n  pgfiles cache stats")]
 pub(super) enum Command {
     /// Empty the cache, under live mounts too. Nothing is lost by it.
+    #[command(after_help = "Examples:\n  pgfiles cache clear")]
     Clear(Args),
     /// Print size, hit rate and evictions of each mount.
+    #[command(after_help = "Examples:\n  pgfiles cache stats\n  pgfiles cache stats --json /workspace")]
     Stats(Args),
 }
 

@@ -9,8 +9,10 @@ use crate::output;
 
 /// Look at the settings.
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Examples:\n  pgfiles config show")]
 pub(super) enum Command {
     /// Print each setting and where its value came from: flag, env, file or default. Passwords are masked.
+    #[command(after_help = "Examples:\n  pgfiles config show\n  pgfiles config show --json")]
     Show {
         /// Print the answer as JSON.
         #[arg(long)]

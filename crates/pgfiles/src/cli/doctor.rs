@@ -17,6 +17,7 @@ use crate::{mount_table, output};
 /// Looks at the settings, the server, the rights, the schema and the rows under the prefix, the cache, FUSE, and mounts
 /// of daemons that were killed. Changes nothing. Exit code 1 if something does not work.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles doctor\n  pgfiles doctor --json | jq")]
 pub(super) struct Args {
     /// Print the answer as JSON.
     #[arg(long)]

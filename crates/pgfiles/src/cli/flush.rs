@@ -15,6 +15,7 @@ use crate::service::Target;
 ///
 /// With --discard, give up what the server refuses for good, so that the mount can be written to again.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles flush\n  pgfiles flush /workspace/results")]
 pub(super) struct Args {
     /// A file or directory in a mount; all mounts of the user if missing.
     path: Option<OsString>,

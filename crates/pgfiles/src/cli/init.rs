@@ -12,6 +12,7 @@ use crate::{config::secret, output};
 /// Needs a role that may create in the schema of the connection's search_path. Run it once per database, and again after
 /// an upgrade of pgfiles; running mounts go on meanwhile.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles init\n  pgfiles init postgres://app@db.example.com/files")]
 pub(super) struct Args {
     /// The server; the setting `dsn` if missing.
     #[arg(value_name = "DSN")]

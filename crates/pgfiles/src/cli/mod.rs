@@ -267,6 +267,20 @@ mod tests {
     }
 
     #[test]
+    fn every_command_has_examples() {
+        fn check(command: &clap::Command, path: &str) {
+            for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help") {
+                let path = format!("{path} {}", below.get_name());
+                let help = below.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let examples = help.split_once("Examples:\n").map(|(_, examples)| examples).unwrap_or_default();
+                assert!(examples.contains(&path), "{path}: {help:?}");
+                check(below, &path);
+            }
+        }
+        check(&command(), "pgfiles");
+    }
+
+    #[test]
     fn settings_stand_before_or_after_the_command() {
         for line in [["pgfiles", "--pool-size", "4", "status"], ["pgfiles", "status", "--pool-size", "4"]] {
             let (_, flags) = parse(line.iter().map(OsString::from)).unwrap();

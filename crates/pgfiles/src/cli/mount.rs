@@ -18,7 +18,10 @@ const DYING_POLL: Duration = Duration::from_millis(10);
 
 /// Show what lies under the prefix as a directory. Returns when it answers; a daemon serves it from then on.
 #[derive(Debug, clap::Args)]
-#[command(override_usage = "pgfiles mount [OPTIONS] [DSN] <PATH>")]
+#[command(
+    override_usage = "pgfiles mount [OPTIONS] [DSN] <PATH>",
+    after_help = "Examples:\n  pgfiles mount local: ./work\n  PGFILES_PREFIX=agents/7 pgfiles mount postgres://app@db.example.com/files /workspace\n  pgfiles mount --foreground --allow-other /workspace"
+)]
 pub(super) struct Args {
     /// The server (the setting `dsn` if missing) and the directory to mount on.
     #[arg(value_names = ["DSN", "PATH"], num_args = 1..=2, required = true)]

@@ -16,6 +16,7 @@ use crate::service::{Request, Target, What};
 /// Of a directory: everything below. Bytes that other files still refer to are handed over to them. Asks first on a
 /// terminal.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles purge --keep 10 notes.md\n  pgfiles purge --older-than 30d --dry-run results/")]
 pub(super) struct Args {
     /// A local path in a mount, a path under the prefix, or `key:` and a whole key. Need not exist any more.
     path: OsString,
@@ -25,6 +26,9 @@ pub(super) struct Args {
 
 /// Remove everything below a prefix for good, as `purge` does.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  pgfiles purge-prefix agents/7/ --dry-run\n  pgfiles purge-prefix agents/7/ --dead --older-than 30d --yes"
+)]
 pub(super) struct PrefixArgs {
     /// A whole prefix, such as agents/7/; never relative. Refused outside a PGFILES_PREFIX that is set.
     #[arg(value_name = "PREFIX")]

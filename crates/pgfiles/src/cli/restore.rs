@@ -9,6 +9,7 @@ use crate::service::Request;
 
 /// Make an older version of a file, or an older state of a directory, the newest. Nothing is lost: it becomes a new version.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles restore notes.md 3\n  pgfiles restore results/ 2026-01-31T12:00:00Z")]
 pub(super) struct Args {
     /// A local path in a mount, a path under the prefix, or `key:` and a whole key. Need not exist any more.
     path: OsString,

@@ -16,6 +16,7 @@ use crate::registry::SOCKET_PATH_MAX;
 /// `mount -t nfs4 -o vers=4.1,proto=tcp,port=2049 HOST:/ DIRECTORY`. On this machine only processes of the same user and of root
 /// are let in; NFS believes what a client says of its users.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles serve-nfs\n  pgfiles serve-nfs --listen 127.0.0.1:2050")]
 pub(super) struct Args {
     /// The address and port to listen on.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2049", conflicts_with = "socket")]

@@ -9,6 +9,7 @@ use crate::shell_hook::Shell;
 /// Turn it on with `eval "$(pgfiles shell-hook bash)"` in ~/.bashrc, the same with zsh in ~/.zshrc, or
 /// `pgfiles shell-hook fish | source` in ~/.config/fish/config.fish.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eval \"$(pgfiles shell-hook bash)\"")]
 pub(super) struct Args {
     /// The shell.
     shell: Shell,

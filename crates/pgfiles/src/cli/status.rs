@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// --json adds counts, latencies, round trips and queue depths per operation.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles status\n  pgfiles status --json | jq -r '.[].state'")]
 pub(super) struct Args {
     /// A path in a mount; all mounts of the user if missing.
     path: Option<OsString>,

@@ -14,6 +14,9 @@ use crate::{mount_table, where_};
 
 /// Commit everything, then end the mount. Says what it waits for; Ctrl-C leaves the mount up.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  pgfiles unmount /workspace\n  pgfiles unmount --timeout 30s /workspace\n  pgfiles unmount --force /workspace"
+)]
 pub(super) struct Args {
     /// The directory that is mounted on.
     path: PathBuf,

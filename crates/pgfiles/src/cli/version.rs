@@ -14,6 +14,9 @@ use crate::service::Request;
 ///
 /// Of a directory, list its moments: each is a transaction that wrote something below it, and can be given to `restore`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  pgfiles version notes.md\n  pgfiles version --limit 5 --json notes.md\n  pgfiles version results/"
+)]
 pub(super) struct Args {
     /// A local path in a mount, a path under the prefix, or `key:` and a whole key. Need not exist any more.
     path: OsString,

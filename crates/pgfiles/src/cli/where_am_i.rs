@@ -9,6 +9,7 @@ use crate::where_::Standing;
 
 /// Say where the working directory is: which mount, which key, which server. Also from underneath a mount.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  pgfiles where\n  pgfiles where --json | jq -r .key")]
 pub(super) struct Args {
     /// Print the answer as JSON.
     #[arg(long)]
