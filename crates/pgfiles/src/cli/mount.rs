@@ -161,7 +161,7 @@ fn check_mountpoint(context: &Context, path: &Path, allow_nonempty: bool) -> Res
         let count = held.len();
         let why = format!(
             "{shown} holds {count} file{}, which the mount would hide: choose an empty directory, move them away, or pass \
-             --allow-nonempty and copy them in from elsewhere (`pgfiles import`, in a later release)",
+             --allow-nonempty and copy them in from elsewhere with `pgfiles import`",
             if count == 1 { "" } else { "s" }
         );
         return Err(Failure::conflict(why));
