@@ -1,7 +1,9 @@
-//! `pgfiles doctor`: the report. What is looked at on the machine is here, what is asked of the server in [`server`].
+//! `pgfiles doctor`: the report. What is looked at on the machine is here, what is asked of the server in [`server`], contents in [`verify`].
 
 mod server;
+mod verify;
 
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 
 use serde_json::json;
@@ -17,8 +19,11 @@ use crate::{mount_table, output};
 /// Looks at the settings, the server, the rights, the schema and the rows under the prefix, the cache, FUSE, and mounts
 /// of daemons that were killed. Changes nothing. Exit code 1 if something does not work.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  pgfiles doctor\n  pgfiles doctor --json | jq")]
+#[command(after_help = "Examples:\n  pgfiles doctor\n  pgfiles doctor --verify results\n  pgfiles doctor --json | jq")]
 pub(super) struct Args {
+    /// Compare all contents, of every version, with their checksums too: of what lies at PATH, or under the prefix.
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    verify: Option<Option<OsString>>,
     /// Print the answer as JSON.
     #[arg(long)]
     json: bool,
@@ -61,6 +66,9 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
     let mut found = vec![settings(&context), cache(&context), door()];
     found.extend(mounts(&context));
     found.extend(server::check(&context).await);
+    if let Some(path) = &args.verify {
+        found.push(verify::verify(&context, path.as_deref()).await?);
+    }
     if args.json {
         let all = found.iter().map(|f| {
             let remedy = (!f.remedy.is_empty()).then_some(&f.remedy);

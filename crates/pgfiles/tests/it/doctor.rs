@@ -97,3 +97,38 @@ fn grants_confine_a_role() {
     user.run(["grant", "no_such_role", "agents/7"]).fails(1, &["no_such_role"]);
     user.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
+
+#[test]
+fn damaged_contents_are_named() {
+    let user = User::with_table();
+    let large: Vec<u8> = (0..2_u32 << 20).map(|n| (n >> 8) as u8 | 1).collect();
+    for (path, data) in [("d/small", &b"small"[..]), ("d/large", &large), ("d/fine", b"fine"), ("e/other", b"other")] {
+        user.feed(["put", "-", path], data).ok();
+    }
+    user.run(["cp", "d/large", "d/copy"]).ok();
+    user.feed(["put", "-", "d/small"], b"newer").ok();
+    let contents = |args: &[&str]| {
+        let ran = user.run(args.iter().chain(&["--json"]));
+        let code = ran.code;
+        let all = ran.json_of_any_code();
+        let found = all.as_array().unwrap().iter().find(|finding| finding["check"] == "contents").unwrap().clone();
+        (code, found["verdict"].as_str().unwrap().to_owned(), found["message"].as_str().unwrap().to_owned())
+    };
+    let (_, verdict, message) = contents(&["doctor", "--verify"]);
+    assert_eq!(verdict, "ok", "{message}");
+    assert!(message.starts_with("6 versions"), "{message}");
+    // As a disk or a tool would: past the triggers.
+    user.sql("SET session_replication_role = replica; UPDATE pgfiles SET data = 'smell' WHERE key = 'd/small' AND meta->>'version' = '1'");
+    let (code, verdict, message) = contents(&["doctor", "--verify"]);
+    assert_eq!((code, verdict.as_str()), (1, "fail"), "{message}");
+    assert!(message.ends_with("1 of 6 versions are damaged: d/small version 1"), "{message}");
+    user.sql("SET session_replication_role = replica; UPDATE pgfiles SET data = overlay(data placing 'x' from 100) WHERE id = (SELECT id FROM pgfiles WHERE meta ? 'sum' LIMIT 1)");
+    let (_, _, message) = contents(&["doctor", "--verify", "d"]);
+    assert!(
+        message.contains("3 of 5 versions") && message.contains("d/large version 1") && message.contains("d/copy version 1"),
+        "{message}"
+    );
+    assert_eq!(contents(&["doctor", "--verify", "e"]).1, "ok");
+    user.sql("SET session_replication_role = replica; DELETE FROM pgfiles WHERE meta ? 'sum'");
+    assert!(contents(&["doctor", "--verify", "d/large"]).2.ends_with("1 of 1 versions are damaged: d/large version 1"));
+}

@@ -209,7 +209,8 @@ async fn one(connection: &Connection, query: &str, params: &[&(dyn ToSql + Sync)
     rows.pop().ok_or_else(|| Failure::failed("the server answered nothing"))
 }
 
-async fn all(connection: &Connection, query: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
+/// The rows of an answer.
+pub(super) async fn all(connection: &Connection, query: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
     match tokio::time::timeout(ANSWER_WAIT, connection.client.query(query, params)).await {
         Ok(Ok(rows)) => Ok(rows),
         Ok(Err(error)) => {
