@@ -1,5 +1,7 @@
 //! `pgfiles status`.
 
+mod watch;
+
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -20,11 +22,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// --json adds counts, latencies, round trips and queue depths per operation.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  pgfiles status\n  pgfiles status --json | jq -r '.[].state'")]
+#[command(
+    after_help = "Examples:\n  pgfiles status\n  pgfiles status --watch=5s /workspace\n  pgfiles status --json | jq -r '.[].state'"
+)]
 pub(super) struct Args {
     /// A path in a mount; all mounts of the user if missing.
     path: Option<OsString>,
-    /// Print the answer as JSON.
+    /// Look again after each SPAN (1s) and show what happened since: operations, how long they took, hits, what is not saved.
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "1s")]
+    watch: Option<String>,
+    /// Print the answer as JSON; with --watch an object per mount and look, each on a line.
     #[arg(long)]
     json: bool,
 }
@@ -34,11 +41,15 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
         Some(path) => Some(context.mounts(Some(path))?),
         None => None,
     };
+    if let Some(interval) = &args.watch {
+        let ids = wanted.map(|all| all.into_iter().map(|mount| mount.id).collect::<Vec<_>>());
+        return watch::watch(&context, ids.as_deref(), interval, args.json).await;
+    }
     let listed: Vec<Listed> = context.dirs.list();
     let shown = listed.iter().filter(|l| wanted.as_ref().is_none_or(|all| all.iter().any(|m| m.id == l.mount.id)));
     let mut answers = Vec::new();
     for listed in shown {
-        answers.push(one(listed).await);
+        answers.push(one(listed, true).await);
     }
     if args.json {
         output::json(&Value::Array(answers))?;
@@ -50,7 +61,7 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-async fn one(listed: &Listed) -> Value {
+async fn one(listed: &Listed, usage: bool) -> Value {
     let mount = &listed.mount;
     let mut answer = json!({
         "mountpoint": mount.mountpoint.to_string_lossy(), "prefix": mount.prefix, "server": mount.server, "id": mount.id,
@@ -62,7 +73,7 @@ async fn one(listed: &Listed) -> Value {
         return answer;
     }
     let terminal = Terminal::default();
-    let asked = tokio::time::timeout(PATIENCE, client::call(mount, &Call::Status { usage: true }, &terminal)).await;
+    let asked = tokio::time::timeout(PATIENCE, client::call(mount, &Call::Status { usage }, &terminal)).await;
     match asked {
         Ok(Ok(Value::Object(fields))) => {
             for (name, value) in fields {

@@ -363,6 +363,6 @@ mod tests {
     #[test]
     fn devices_are_numbered_as_on_linux() {
         assert_eq!(device(8, 1), 0x801);
-        assert_eq!(device(259, 0x1234), 0x1_3_00 + 0x34 + (0x1200 << 12));
+        assert_eq!(device(259, 0x1234), 0x0121_0334);
     }
 }

@@ -152,6 +152,16 @@ fn what_is_printed_of_a_mount_is_documented() {
     compare("where", &user.run_in(&at.join("d"), ["where", "--json"]).json());
     compare("flush", &user.run(["flush", "--json"]).json());
     compare("status", &user.status());
+    let mut watching = user.command(["status", "--watch=200ms", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut looks = std::io::BufRead::lines(std::io::BufReader::new(watching.stdout.take().unwrap()));
+    for n in 0..3 {
+        std::fs::write(at.join(format!("w{n}")), "x").unwrap();
+        let look: Value = serde_json::from_str(&looks.next().unwrap().unwrap()).unwrap();
+        compare("status --watch", &look);
+    }
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    user.run(["status", "--watch=1ms"]).fails(2, &["100ms or more"]);
     compare("cache stats", &user.run(["cache", "stats", "--json"]).json());
     compare("cache clear", &user.run(["cache", "clear", "--json"]).json());
     user.run(["unmount", at.to_str().unwrap()]).ok();
