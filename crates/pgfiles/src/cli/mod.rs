@@ -35,6 +35,7 @@ mod stat;
 mod status;
 mod unmount;
 mod version;
+mod warmup;
 mod where_am_i;
 
 use std::collections::BTreeMap;
@@ -86,6 +87,7 @@ enum Command {
     Import(import::Args),
     Export(export::Args),
     Exec(exec::Args),
+    Warmup(warmup::Args),
     Flush(flush::Args),
     ServeNfs(serve_nfs::Args),
     Doctor(doctor::Args),
@@ -235,6 +237,7 @@ impl Command {
             Command::Du(args) => du::run(context, args).await,
             Command::Import(args) => import::run(context, args).await,
             Command::Export(args) => export::run(context, args).await,
+            Command::Warmup(args) => warmup::run(context, args).await,
             Command::Flush(args) => flush::run(context, args).await,
             Command::Doctor(args) => doctor::run(context, args).await,
             Command::Grant(args) => access::grant(context, args).await,

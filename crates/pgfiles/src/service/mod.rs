@@ -10,6 +10,7 @@ mod purge;
 mod restore;
 mod target;
 pub(crate) mod versions;
+mod warmup;
 
 use std::sync::Arc;
 
@@ -45,6 +46,15 @@ pub enum Request {
         target: Target,
         /// Which of them.
         what: What,
+    },
+    /// Names, and contents, are brought into the cache of the store.
+    Warmup {
+        /// Of what; a directory with all below.
+        target: Target,
+        /// Contents as well.
+        contents: bool,
+        /// How many bytes of these at most.
+        room: u64,
     },
     /// The operations that follow, in one transaction.
     Batch,
@@ -127,6 +137,10 @@ impl Service {
             Request::Purge { target, what } => {
                 self.check(&target)?;
                 purge::run(self, &target, &what, talk).await
+            }
+            Request::Warmup { target, contents, room } => {
+                self.check(&target)?;
+                Ok(Answer { value: warmup::run(self, &target, contents, room, talk).await?, changed: Vec::new() })
             }
             Request::Batch => Err(Failure::failed("a batch comes with lines")),
         }

@@ -58,3 +58,41 @@ fn a_full_cache_disk_is_done_without_until_there_is_room() {
     eventually("blocks are on the disk", || on_disk()["blocks"].as_u64() > Some(0));
     user.run([Path::new("unmount"), &dir]).ok();
 }
+
+#[test]
+fn what_is_warm_costs_no_request() {
+    if !can_mount() {
+        return;
+    }
+    let user = User::with_table();
+    let tree = user.dir("tree");
+    for n in 0..30 {
+        std::fs::create_dir_all(tree.join(format!("d{}", n % 3))).unwrap();
+        std::fs::write(tree.join(format!("d{}/f{n}", n % 3)), vec![n; 1000]).unwrap();
+    }
+    std::fs::write(tree.join("large"), vec![7; 3 << 20]).unwrap();
+    user.run(["import", "tree", "t"]).ok();
+    let at = user.dir("mnt");
+    user.run(["mount", "mnt"]).ok();
+    let said = user.run(["warmup", "--json", "mnt/t"]).json();
+    assert_eq!((&said["files"], &said["dirs"], &said["full"]), (&31.into(), &4.into(), &false.into()), "{said}");
+    let reads = || {
+        user.status()[0]["operations"]["methods"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|method| method["method"] == "read" || method["method"] == "list")
+            .map(|method| method["calls"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let before = reads();
+    for n in 0..30_u8 {
+        assert_eq!(std::fs::read(at.join(format!("t/d{}/f{n}", n % 3))).unwrap(), vec![n; 1000]);
+    }
+    assert_eq!(std::fs::read(at.join("t/large")).unwrap().len(), 3 << 20);
+    assert_eq!(std::fs::read_dir(at.join("t/d1")).unwrap().count(), 10);
+    assert_eq!(reads(), before, "nothing is asked for again");
+    user.run(["warmup", "t"]).ok();
+    user.run(["unmount", "mnt"]).ok();
+    user.run(["warmup", "t"]).fails(3, &["in no live mount"]);
+}

@@ -152,6 +152,7 @@ fn what_is_printed_of_a_mount_is_documented() {
     compare("where", &user.run_in(&at.join("d"), ["where", "--json"]).json());
     compare("flush", &user.run(["flush", "--json"]).json());
     compare("status", &user.status());
+    compare("warmup", &lines(&user.run(["warmup", "--json", at.to_str().unwrap()]).ok()));
     let mut watching = user.command(["status", "--watch=200ms", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut looks = std::io::BufRead::lines(std::io::BufReader::new(watching.stdout.take().unwrap()));
     for n in 0..3 {

@@ -302,7 +302,8 @@ fn paths_that_lead_nowhere_are_explained() {
 
 #[test]
 fn a_disk_that_fills_leaves_no_half_files() {
-    if !can_mount() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped, because a small disk takes root");
         return;
     }
     let user = User::with_table();
