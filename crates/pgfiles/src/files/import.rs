@@ -58,6 +58,9 @@ impl Known {
     }
 }
 
+/// Path and size of what was sent, and why it is not there.
+type Sent = (String, u64, std::result::Result<(), String>);
+
 /// One import.
 struct Import<'f> {
     files: &'f Files,
@@ -70,7 +73,7 @@ struct Import<'f> {
     sent: Arc<AtomicU64>,
     batch: Vec<(String, u64, Vec<Op>)>,
     batch_bytes: usize,
-    commits: FuturesUnordered<BoxFuture<'f, Vec<(String, u64, std::result::Result<(), String>)>>>,
+    commits: FuturesUnordered<BoxFuture<'f, Vec<Sent>>>,
 }
 
 impl Files {
@@ -186,11 +189,10 @@ impl Import<'_> {
     }
 
     async fn take(&mut self, mut found: Found) -> Result<()> {
-        if self.known.get(&found.path).is_some_and(|known| known.is(&found)) {
-            if !matches!(found.content, Content::Link(_)) {
-                self.done.unchanged.add(found.size);
-                return Ok(());
-            }
+        let is_known = self.known.get(&found.path).is_some_and(|known| known.is(&found));
+        if is_known && !matches!(found.content, Content::Link(_)) {
+            self.done.unchanged.add(found.size);
+            return Ok(());
         }
         if let Some(known) = self.known.get(&found.path)
             && (known.kind == Kind::Dir) != (found.kind == Kind::Dir)
@@ -351,7 +353,7 @@ async fn send(
 }
 
 /// All together; where that fails, each by itself, so that one that is refused keeps none of the others.
-async fn commit_all(files: &Files, batch: Vec<(String, u64, Vec<Op>)>) -> Vec<(String, u64, std::result::Result<(), String>)> {
+async fn commit_all(files: &Files, batch: Vec<(String, u64, Vec<Op>)>) -> Vec<Sent> {
     let all: Vec<Op> = batch.iter().flat_map(|(_, _, ops)| ops.iter().cloned()).collect();
     match files.commit(all, Durability::Async).await {
         Ok(_) => batch.into_iter().map(|(path, size, _)| (path, size, Ok(()))).collect(),
