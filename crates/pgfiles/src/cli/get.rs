@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Context;
 use super::reach::{Progress, Reach};
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{Amount, There};
+use crate::files::{Amount, There, Watch as _};
 use crate::output;
 
 /// Copy files to this machine, or to stdout. Each is there whole, or what was there before still is.
@@ -80,7 +80,11 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
         if args.no_clobber && std::fs::symlink_metadata(&at).is_ok() {
             return Err(Failure::conflict(format!("{} is there already", at.display())));
         }
-        spot.files.get(&head, &at).await?;
+        let got = spot.files.get(&head, &at, &progress).await;
+        if progress.is_over() {
+            return progress.end(total, failed);
+        }
+        got?;
         total.files += 1;
         total.bytes += head.meta.size;
         if args.json {

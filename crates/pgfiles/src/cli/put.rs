@@ -14,7 +14,7 @@ use super::Context;
 use super::import::said;
 use super::reach::{Progress, Reach, Spot};
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{Amount, Attributes, There, Watch as _};
+use crate::files::{Amount, Attributes, There, Watch as _, stopped};
 use crate::output;
 use crate::service::Target;
 
@@ -154,13 +154,6 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
     }
     reach.end().await;
     progress.end(total, failed)
-}
-
-/// Until somebody wants it to end.
-async fn stopped(progress: &Progress) {
-    while !progress.is_over() {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
 }
 
 fn written(key: &Key, version: VersionNo, size: u64, etag: Option<&str>) -> Value {

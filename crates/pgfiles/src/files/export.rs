@@ -17,7 +17,7 @@ use pgfiles_store::version::Timestamp;
 use pgfiles_store::{Entry, Head, Kind, Prefix};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
-use super::{AT_ONCE, Amount, Files, Node, Watch, shown};
+use super::{AT_ONCE, Amount, Files, Node, STOPPED, Watch, shown, stopped};
 use crate::exit::{Failure, Result, plain};
 
 /// Contents of one request.
@@ -77,12 +77,12 @@ impl Files {
     ///
     /// # Errors
     /// It cannot be written; the store's.
-    pub async fn get(&self, head: &Head, to: &Path) -> Result<()> {
+    pub async fn get(&self, head: &Head, to: &Path, watch: &dyn Watch) -> Result<()> {
         let wanted = Wanted { path: String::new(), at: to.to_owned(), head: head.clone() };
         if head.meta.kind != Kind::File {
             return make_node(to, head).map_err(|error| Failure::io(to.display(), &error));
         }
-        for (_, _, done) in write_group(self, vec![wanted]).await? {
+        for (_, _, done) in write_group(self, vec![wanted], watch).await? {
             done.map_err(|error| Failure::io(format!("cannot write {}", to.display()), &error))?;
         }
         Ok(())
@@ -226,12 +226,12 @@ impl Export<'_> {
 
     async fn write(&mut self, wanted: Vec<Wanted>) -> Result<()> {
         let mut under_way = FuturesUnordered::new();
-        let files = self.files;
+        let (files, watch) = (self.files, self.watch);
         let mut left = groups(wanted).into_iter();
         loop {
             while under_way.len() < AT_ONCE && !self.watch.is_over() {
                 let Some(group) = left.next() else { break };
-                under_way.push(async move { write_group(files, group).await });
+                under_way.push(async move { write_group(files, group, watch).await });
             }
             let Some(done) = under_way.next().await else { return Ok(()) };
             for (path, size, done) in done? {
@@ -268,11 +268,11 @@ fn is_small(head: &Head) -> bool {
 
 type Written = (String, u64, io::Result<()>);
 
-async fn write_group(files: &Files, group: Vec<Wanted>) -> Result<Vec<Written>> {
+async fn write_group(files: &Files, group: Vec<Wanted>, watch: &dyn Watch) -> Result<Vec<Written>> {
     if let [one] = group.as_slice()
         && !is_small(&one.head)
     {
-        let done = write_large(files, one).await?;
+        let done = write_large(files, one, watch).await?;
         return Ok(vec![(one.path.clone(), one.head.meta.size, done)]);
     }
     let contents = small_contents(files, group.iter().map(|one| &one.head)).await?;
@@ -328,7 +328,7 @@ pub(super) async fn small_contents<'h>(files: &Files, heads: impl Iterator<Item 
     }
 }
 
-async fn write_large(files: &Files, one: &Wanted) -> Result<io::Result<()>> {
+async fn write_large(files: &Files, one: &Wanted, watch: &dyn Watch) -> Result<io::Result<()>> {
     let body = match Body::open(&*files.store, &one.head).await {
         Ok(body) => body,
         Err(error) if error.kind() == pgfiles_store::error::Kind::Corrupt => return Ok(Err(io::Error::other(error.to_string()))),
@@ -351,8 +351,11 @@ async fn write_large(files: &Files, one: &Wanted) -> Result<io::Result<()>> {
             }
         })
     });
-    let sent = send_windows(files, &body, &send).await;
-    if sent.is_ok() {
+    let sent = tokio::select! {
+        sent = send_windows(files, &body, &send) => sent.map(|()| true),
+        () = stopped(watch) => Ok(false),
+    };
+    if matches!(sent, Ok(true)) {
         // An empty window at the end says that all came.
         let _ = send.send((body.size(), Bytes::new())).await;
     }
@@ -360,7 +363,8 @@ async fn write_large(files: &Files, one: &Wanted) -> Result<io::Result<()>> {
     let written = writing.await.map_err(|error| Failure::failed(error.to_string()))?;
     match sent {
         Err(failure) => Err(failure),
-        Ok(()) => Ok(written),
+        Ok(true) => Ok(written),
+        Ok(false) => Ok(Err(io::Error::other(STOPPED))),
     }
 }
 

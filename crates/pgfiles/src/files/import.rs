@@ -18,7 +18,7 @@ use tokio_util::io::StreamReader;
 
 use super::local::{self, Content, Found, Said};
 use super::upload::tagged;
-use super::{AT_ONCE, Amount, Files, Watch, shown};
+use super::{AT_ONCE, Amount, Files, STOPPED, Watch, shown, stopped};
 use crate::exit::{Failure, Result};
 
 /// Operations and bytes of one commit.
@@ -295,14 +295,17 @@ impl Import<'_> {
 
     async fn large(&mut self, found: Found, key: Key, at: PathBuf) -> Result<()> {
         self.wait(AT_ONCE - 1).await;
-        let (files, sent) = (self.files, self.sent.clone());
+        let (files, sent, watch) = (self.files, self.sent.clone(), self.watch);
         self.commits.push(Box::pin(async move {
             let counted = AtomicU64::new(0);
             let count = |bytes| {
                 counted.fetch_add(bytes, Ordering::Relaxed);
                 sent.fetch_add(bytes, Ordering::Relaxed);
             };
-            let done = send(files, &key, &at, found.attributes.tags.clone(), &count).await.map_err(|failure| failure.message);
+            let done = tokio::select! {
+                done = send(files, &key, &at, found.attributes.tags.clone(), &count) => done.map_err(|failure| failure.message),
+                () = stopped(watch) => Err(STOPPED.to_owned()),
+            };
             sent.fetch_sub(counted.load(Ordering::Relaxed), Ordering::Relaxed);
             vec![(found.path, found.size, done)]
         }));
@@ -319,7 +322,10 @@ impl Import<'_> {
             let done = before.written.bytes + before.unchanged.bytes + so_far;
             watch.progress(Amount { files: before.written.files + before.unchanged.files, bytes: done }, total);
         };
-        let done = self.files.put(&key, &mut reader, &found.attributes, Precondition::Any, &show).await;
+        let done = tokio::select! {
+            done = self.files.put(&key, &mut reader, &found.attributes, Precondition::Any, &show) => done,
+            () = stopped(watch) => Err(Failure::failed(STOPPED)),
+        };
         self.sent.store(0, Ordering::Relaxed);
         match done {
             Ok(_) => self.done.written.add(found.size),

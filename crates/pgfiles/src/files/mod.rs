@@ -14,6 +14,7 @@ mod tree;
 mod upload;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pgfiles_store::body::Body;
@@ -84,6 +85,17 @@ pub trait Watch: Send + Sync {
     /// Whether to stop: what is under way is ended, nothing new is begun.
     fn is_over(&self) -> bool;
 }
+
+/// Until the work is to stop.
+pub async fn stopped(watch: &dyn Watch) {
+    const LOOK_EVERY: Duration = Duration::from_millis(50);
+    while !watch.is_over() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Why something was not done.
+const STOPPED: &str = "it was stopped";
 
 /// Files and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]

@@ -439,3 +439,28 @@ fn what_a_mount_shows_goes_through_its_daemon() {
     assert_eq!(said["key"], "p/e/beside");
     assert_eq!(std::fs::read_to_string(at.join("e/beside")).unwrap(), "b");
 }
+
+#[test]
+fn a_copy_that_is_interrupted_leaves_what_was_there() {
+    let user = User::with_table();
+    put(&user, "large", &bytes(96 << 20));
+    let at = user.dir("to");
+    std::fs::write(at.join("large"), "before").unwrap();
+    let mut command = user.command(["get", "large", "to"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let names =
+        || std::fs::read_dir(&at).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
+    let until = Instant::now() + Duration::from_secs(60);
+    while names().len() < 2 && child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until);
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(names(), ["large"]);
+    if ended.status.code() == Some(130) {
+        assert_eq!(std::fs::read(at.join("large")).unwrap(), b"before");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("stopped: 0 files were copied"), "{ended:?}");
+    } else {
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    }
+}
