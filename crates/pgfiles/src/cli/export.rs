@@ -4,13 +4,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use pgfiles_store::clock::{Clock as _, SystemClock};
-use serde_json::{Value, json};
 
 use super::Context;
+use super::import::{said, told};
 use super::reach::{Progress, Reach};
-use crate::config::units;
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{Exported, There, moment, write_archive};
+use crate::files::{There, moment, write_archive};
 use crate::output;
 
 /// Copy a directory, now or as of a moment, to one of this machine, or to stdout as a tar archive.
@@ -62,15 +61,7 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
     } else if args.json {
         eprintln!("{said}");
     } else {
-        let (files, bytes) = (done.written.files, units::show_bytes(done.written.bytes));
-        output::say(format!("{files} written ({bytes}), {} unchanged, in {:.1} s", done.unchanged.files, progress.seconds()));
+        output::say(told(&done, progress.seconds()));
     }
     progress.end(done.written, done.failed)
-}
-
-pub(super) fn said(done: &Exported, seconds: f64) -> Value {
-    json!({
-        "files": done.written.files, "bytes": done.written.bytes, "unchanged": done.unchanged.files, "failed": done.failed,
-        "seconds": (seconds * 1e3).round() / 1e3,
-    })
 }

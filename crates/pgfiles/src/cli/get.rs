@@ -68,7 +68,7 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
             total.bytes += done.written.bytes;
             failed += done.failed;
             if args.json {
-                output::line(super::export::said(&done, progress.seconds()))?;
+                output::line(super::import::said(&done, progress.seconds()))?;
             }
             continue;
         }

@@ -10,7 +10,7 @@ use super::put::tags;
 use super::reach::{Progress, Reach};
 use crate::config::units;
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{Imported, There, read_archive};
+use crate::files::{There, Transfer, read_archive};
 use crate::output;
 
 /// Write a tree of this machine, or a tar archive from stdin, to a directory: links, modes, times and holes included.
@@ -62,15 +62,20 @@ pub(super) async fn run(context: Context, args: Args) -> Result<Exit> {
     if args.json {
         output::json(&said(&done, progress.seconds()))?;
     } else {
-        let (files, bytes) = (done.written.files, units::show_bytes(done.written.bytes));
-        output::say(format!("{files} written ({bytes}), {} unchanged, in {:.1} s", done.unchanged.files, progress.seconds()));
+        output::say(told(&done, progress.seconds()));
     }
     progress.end(done.written, done.failed)
 }
 
-pub(super) fn said(done: &Imported, seconds: f64) -> Value {
+pub(super) fn said(done: &Transfer, seconds: f64) -> Value {
     json!({
         "files": done.written.files, "bytes": done.written.bytes, "unchanged": done.unchanged.files, "failed": done.failed,
         "seconds": (seconds * 1e3).round() / 1e3,
     })
+}
+
+/// The same for a person.
+pub(super) fn told(done: &Transfer, seconds: f64) -> String {
+    let (files, bytes) = (done.written.files, units::show_bytes(done.written.bytes));
+    format!("{files} written ({bytes}), {} unchanged, in {seconds:.1} s", done.unchanged.files)
 }

@@ -14,10 +14,9 @@ use pgfiles_store::{Entry, Head, Kind, Prefix, VersionId};
 use tar::{EntryType, Header};
 use tokio::sync::mpsc;
 
-use super::export::{Exported, mtime, small_contents};
-use super::import::Imported;
+use super::export::{mtime, small_contents};
 use super::local::{Content, Found, Said};
-use super::{Amount, Attributes, Files, Node, Watch, shown};
+use super::{Amount, Attributes, Files, Node, Transfer, Watch, shown};
 use crate::exit::{Failure, Result};
 
 /// Bytes of a large file that are handed on at a time.
@@ -38,7 +37,7 @@ pub async fn read_archive(
     to: &Prefix,
     tags: &std::collections::BTreeMap<String, String>,
     watch: &dyn Watch,
-) -> Result<Imported> {
+) -> Result<Transfer> {
     let (send, receive) = mpsc::channel(super::import::READ_AHEAD);
     let reading = tokio::task::spawn_blocking(move || take_apart(from, &send));
     let done = files.write_all(to, tags, std::sync::Arc::new(HashMap::new()), receive, (watch, None)).await?;
@@ -168,11 +167,11 @@ pub async fn write_archive(
     at: Option<Timestamp>,
     to: impl Write + Send + 'static,
     watch: &dyn Watch,
-) -> Result<Exported> {
+) -> Result<Transfer> {
     let nodes = files.nodes(dir, at).await?;
     let (send, receive) = mpsc::channel(PIECES * 2);
     let writing = tokio::task::spawn_blocking(move || put_together(to, receive));
-    let mut done = Exported::default();
+    let mut done = Transfer::default();
     let mut groups = HashMap::new();
     let mut small = HashMap::new();
     for (n, node) in nodes.iter().enumerate() {

@@ -17,7 +17,7 @@ use pgfiles_store::version::Timestamp;
 use pgfiles_store::{Entry, Head, Kind, Prefix};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
-use super::{AT_ONCE, Amount, Files, Node, STOPPED, Watch, shown, stopped};
+use super::{AT_ONCE, Amount, Files, Node, STOPPED, Transfer, Watch, shown, stopped};
 use crate::exit::{Failure, Result, plain};
 
 /// Contents of one request.
@@ -27,17 +27,6 @@ const READ_FILES: usize = 256;
 const WINDOW_BYTES: u64 = 2 << 20;
 /// The most bytes of a body that comes with others.
 const SMALL_BYTES: u64 = 256 << 10;
-
-/// How an export went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Exported {
-    /// Written.
-    pub written: Amount,
-    /// There already, left alone.
-    pub unchanged: Amount,
-    /// Not written; each was named.
-    pub failed: u64,
-}
 
 impl Files {
     /// Everything below a directory, now or as of a moment, in the order of paths, and its bytes.
@@ -92,14 +81,14 @@ impl Files {
     ///
     /// # Errors
     /// The target cannot be made; the store's. What is wrong with single files is told, and they are counted.
-    pub async fn export(&self, dir: &Prefix, to: &Path, at: Option<Timestamp>, watch: &dyn Watch) -> Result<Exported> {
+    pub async fn export(&self, dir: &Prefix, to: &Path, at: Option<Timestamp>, watch: &dyn Watch) -> Result<Transfer> {
         fs::create_dir_all(to).map_err(|error| Failure::io(format!("cannot make {}", to.display()), &error))?;
         let nodes = self.nodes(dir, at).await?;
         let total = nodes.iter().fold(Amount::default(), |mut total, node| {
             total.add(size_of(node));
             total
         });
-        let mut export = Export { files: self, to, watch, total, done: Exported::default(), links: Vec::new(), dirs: Vec::new() };
+        let mut export = Export { files: self, to, watch, total, done: Transfer::default(), links: Vec::new(), dirs: Vec::new() };
         let marker = match at {
             None => self.marker(dir).await?,
             Some(_) => None,
@@ -122,7 +111,7 @@ struct Export<'f> {
     to: &'f Path,
     watch: &'f dyn Watch,
     total: Amount,
-    done: Exported,
+    done: Transfer,
     /// The first path of each group of names, and the others.
     links: Vec<(String, PathBuf)>,
     /// Directories, whose times are set when all is in them.
@@ -138,7 +127,7 @@ struct Wanted {
 
 impl Export<'_> {
     fn show(&self) {
-        let Exported { written, unchanged, failed } = self.done;
+        let Transfer { written, unchanged, failed } = self.done;
         let done = Amount { files: written.files + unchanged.files + failed, bytes: written.bytes + unchanged.bytes };
         self.watch.progress(done, Some(self.total));
     }

@@ -18,7 +18,7 @@ use tokio_util::io::StreamReader;
 
 use super::local::{self, Content, Found, Said};
 use super::upload::tagged;
-use super::{AT_ONCE, Amount, Files, STOPPED, Watch, shown, stopped};
+use super::{AT_ONCE, Amount, Files, STOPPED, Transfer, Watch, shown, stopped};
 use crate::exit::{Failure, Result};
 
 /// Operations and bytes of one commit.
@@ -26,17 +26,6 @@ const BATCH_OPS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 /// What is read ahead of the commits, at most 256 KiB each.
 pub(super) const READ_AHEAD: usize = 64;
-
-/// How an import went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Imported {
-    /// Written.
-    pub written: Amount,
-    /// There already, left alone.
-    pub unchanged: Amount,
-    /// Not written; each was named.
-    pub failed: u64,
-}
 
 /// What is there already.
 pub(super) struct Known {
@@ -69,7 +58,7 @@ struct Import<'f> {
     known: Arc<HashMap<String, Known>>,
     watch: &'f dyn Watch,
     total: Option<Amount>,
-    done: Imported,
+    done: Transfer,
     sent: Arc<AtomicU64>,
     batch: Vec<(String, u64, Vec<Op>)>,
     batch_bytes: usize,
@@ -87,7 +76,7 @@ impl Files {
         to: &Prefix,
         tags: &std::collections::BTreeMap<String, String>,
         watch: &dyn Watch,
-    ) -> Result<Imported> {
+    ) -> Result<Transfer> {
         let meta = std::fs::metadata(from).map_err(|error| Failure::io(from.display(), &error))?;
         if !meta.is_dir() {
             return Err(Failure::usage(format!("{} is not a directory: `pgfiles put` writes a file", from.display())));
@@ -142,7 +131,7 @@ impl Files {
         known: Arc<HashMap<String, Known>>,
         mut found: mpsc::Receiver<Said>,
         (watch, total): (&dyn Watch, Option<Amount>),
-    ) -> Result<Imported> {
+    ) -> Result<Transfer> {
         let mut import = Import {
             files: self,
             to,
@@ -150,7 +139,7 @@ impl Files {
             known,
             watch,
             total,
-            done: Imported::default(),
+            done: Transfer::default(),
             sent: Arc::default(),
             batch: Vec::new(),
             batch_bytes: 0,

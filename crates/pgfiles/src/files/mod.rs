@@ -28,8 +28,6 @@ use crate::exit::{Failure, Result};
 use crate::service::Target;
 pub use archive::{read_archive, write_archive};
 pub use change::Moved;
-pub use export::Exported;
-pub use import::Imported;
 pub use select::{Filter, is_pattern, moment};
 pub use tree::Node;
 pub use upload::Attributes;
@@ -110,6 +108,17 @@ impl Amount {
         self.files += 1;
         self.bytes += bytes;
     }
+}
+
+/// How an import or an export went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Transfer {
+    /// Written.
+    pub written: Amount,
+    /// There already, left alone.
+    pub unchanged: Amount,
+    /// Not written; each was named.
+    pub failed: u64,
 }
 
 /// What is at a path.
