@@ -76,6 +76,34 @@ fn the_links_lead_somewhere() {
     }
 }
 
+/// What the page for troubles quotes is said somewhere in the program.
+#[test]
+fn messages_that_are_explained_are_said() {
+    fn sources(dir: &Path, all: &mut String) {
+        for entry in std::fs::read_dir(dir).expect("a directory") {
+            let path = entry.expect("read").path();
+            if path.is_dir() {
+                sources(&path, all);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                all.push_str(&std::fs::read_to_string(&path).expect("a source"));
+            }
+        }
+    }
+    let mut all = String::new();
+    for name in ["pgfiles", "pgfiles-store"] {
+        sources(&root().join("crates").join(name).join("src"), &mut all);
+    }
+    // Sentences that are broken over lines.
+    let all: String = all.replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let page = std::fs::read_to_string(root().join("docs/troubleshooting.md")).expect("the page");
+    let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert!(headings.len() > 20);
+    for heading in headings {
+        let message = heading.trim_matches('`').trim();
+        assert!(all.contains(message), "{message:?} is said nowhere");
+    }
+}
+
 #[test]
 fn the_demo_works_and_leaves_nothing() {
     if let Some(why) = no_mounts() {
