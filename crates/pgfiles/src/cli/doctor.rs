@@ -102,7 +102,12 @@ fn settings(context: &Context) -> Finding {
         .filter(|name| name.starts_with("PGFILES_") && !known(name))
         .collect();
     if !stray.is_empty() {
-        let message = format!("no such setting: {}", stray.join(", "));
+        let named = stray.iter().map(|name| {
+            let key = name.trim_start_matches("PGFILES_").to_ascii_lowercase();
+            let meant = crate::config::env::nearest(&key).and_then(crate::config::env::setting);
+            meant.map_or_else(|| name.clone(), |meant| format!("{name} (is {} meant?)", meant.variable))
+        });
+        let message = format!("no such setting: {}", named.collect::<Vec<_>>().join(", "));
         return Finding::warn("settings", message, "`pgfiles config show` lists the settings; unset the others");
     }
     let dsn = context.settings.dsn.as_deref().map_or_else(|| "no DSN".into(), secret::mask_dsn);

@@ -77,6 +77,13 @@ settings! {
         "Whose the files are. `stored`: owners as kept, modes checked by the kernel, all users may enter; the default of a mount by root. `mounter`: all belong to who mounted; the default of a mount by anyone else.",
 }
 
+/// The key that a mistyped one is most like, if it is like one at all.
+pub fn nearest(key: &str) -> Option<&'static str> {
+    const ALIKE: f64 = 0.8;
+    let alike = SETTINGS.iter().map(|s| (strsim::jaro_winkler(s.key, key), s.key)).filter(|(alike, _)| *alike >= ALIKE);
+    alike.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, key)| key)
+}
+
 /// The setting of that key.
 pub fn setting(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)

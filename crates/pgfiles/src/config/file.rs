@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_norway::Value;
 
-use super::env::{SETTINGS, setting};
+use super::env::{SETTINGS, nearest, setting};
 use crate::exit::{Failure, Result};
 
 /// Where the file would be: under `$XDG_CONFIG_HOME`, else under `~/.config`. `None` without a home.
@@ -61,7 +61,8 @@ fn unknown(key: &str) -> String {
         Some(meant) => format!("unknown setting {key:?}: write it as `{}`", meant.key),
         None => {
             let all: Vec<_> = SETTINGS.iter().map(|s| s.key).collect();
-            format!("unknown setting {key:?}; there are {}", all.join(", "))
+            let meant = nearest(bare).map(|meant| format!(" (is `{meant}` meant?)")).unwrap_or_default();
+            format!("unknown setting {key:?}{meant}; there are {}", all.join(", "))
         }
     }
 }

@@ -31,3 +31,16 @@ fn bad_settings_are_refused_by_name() {
     user.run(["config", "show", "--no-such-flag"]).fails(2, &["--no-such-flag"]);
     user.run(["nonsense"]).fails(2, &["nonsense"]);
 }
+
+#[test]
+fn mistyped_settings_are_met_with_what_was_meant() {
+    let mut user = User::alone();
+    std::fs::create_dir_all(user.home.path().join(".config/pgfiles")).unwrap();
+    let file = user.home.path().join(".config/pgfiles/config.yaml");
+    std::fs::write(&file, "pool_sise: 4\n").unwrap();
+    user.run(["config", "show"]).fails(2, &["config.yaml", "pool_sise", "is `pool_size` meant?"]);
+    std::fs::remove_file(&file).unwrap();
+    user.set("PGFILES_PREFXI", "a");
+    let said = user.run(["doctor"]).stdout;
+    assert!(said.contains("PGFILES_PREFXI (is PGFILES_PREFIX meant?)"), "{said}");
+}
