@@ -126,7 +126,12 @@ fn what_the_command_leaves_behind_is_cut_off() {
     }
     let user = User::with_table();
     let began = Instant::now();
-    let ran = user.run(["exec", "sh", "-c", "echo saved >f; (exec sleep 999 >open 2>&1 </dev/null) & exit 0"]);
+    let ran = user.run([
+        "exec",
+        "sh",
+        "-c",
+        "echo saved >f; (exec sleep 999 >open 2>&1 </dev/null) & while [ ! -e open ]; do sleep 0.1; done",
+    ]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("cut off") && began.elapsed() < WAIT, "{ran:?}");
     assert_eq!(user.run(["cat", "f"]).ok(), "saved\n");
