@@ -182,7 +182,7 @@ def directory():
 def load():
     """Files saved, synced, appended and renamed by four threads while a server dies twice; each is whole at the end."""
     seconds, victim = int(sys.argv[3]), sys.argv[4]
-    until, wrong = time.time() + seconds, []
+    until, wrong, twice = time.time() + seconds, [], []
     saved = [dict() for _ in range(4)]
 
     def work(who):
@@ -195,14 +195,21 @@ def load():
                     f.write(text)
                     f.flush()
                     os.fsync(f.fileno())
-                os.rename(name + '.tmp', name)
+                try:
+                    os.rename(name + '.tmp', name)
+                except FileNotFoundError:
+                    # A server that dies between a change and its answer has no memory of the answer: the client asks again,
+                    # and what it asks for is done already (docs/nfs.md, What is left out).
+                    if victim != 'server' or open(name, 'rb').read() != text:
+                        raise
+                    twice.append(name)
                 with open(name, 'ab') as f:
                     f.write(b'end')
                 saved[who][name] = text + b'end'
                 assert open(name, 'rb').read() == text + b'end', name
                 n += 1
         except Exception as error:
-            wrong.append(f'{who}: {error!r}')
+            wrong.append(f'{who}: {error!r}, {error.__traceback__.tb_lineno}, {getattr(error, "filename", None)}')
 
     held = open('held', 'w+b')
     fcntl.lockf(held, fcntl.LOCK_EX)
@@ -220,6 +227,7 @@ def load():
     held.flush()
     os.fsync(held.fileno())
     assert not wrong, wrong
+    assert len(twice) <= 8, twice
     ask = 'import fcntl, sys\nf = open(sys.argv[1] + "/held", "r+")\n'
     ask += 'try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept OSError: print("no")'
     assert python(ask) == 'no\n', 'the lock was not taken back'
@@ -228,7 +236,7 @@ def load():
     for files in saved:
         for name, text in files.items():
             assert open(name, 'rb').read() == text, name
-    print(f'load: {sum(map(len, saved))} files whole after the death of {victim}, twice', flush=True)
+    print(f'load: {sum(map(len, saved))} files whole after the death of {victim}, twice; renamed before: {len(twice)}', flush=True)
 
 
 def goes_on_with(f, what):
